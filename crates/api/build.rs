@@ -1,0 +1,32 @@
+//! Compiles `proto/` into Rust, without `protoc`: protox parses, prost and tonic generate.
+
+use std::path::Path;
+
+const FILES: [&str; 12] = [
+    "etcdserverpb/rpc.proto",
+    "etcdserverpb/raft_internal.proto",
+    "mvccpb/kv.proto",
+    "authpb/auth.proto",
+    "membershippb/membership.proto",
+    "leasepb/lease.proto",
+    "v3lockpb/v3lock.proto",
+    "v3electionpb/v3election.proto",
+    "raftpb/raft.proto",
+    "walpb/record.proto",
+    "snappb/snap.proto",
+    "grpc/health/v1/health.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(FILES, [root])?;
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]).enable_type_names();
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_client(std::env::var_os("CARGO_FEATURE_CLIENT").is_some())
+        .build_transport(true)
+        .compile_fds_with_config(descriptors, config)?;
+    Ok(())
+}

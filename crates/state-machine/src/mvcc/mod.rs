@@ -1,0 +1,5 @@
+//! Keys with all their versions.
+
+mod revision;
+
+pub use revision::{RecordKey, Revision};
