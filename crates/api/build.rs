@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
+    "etcdserverpb/etcdserver.proto",
     "etcdserverpb/rpc.proto",
     "etcdserverpb/raft_internal.proto",
     "mvccpb/kv.proto",
