@@ -116,7 +116,7 @@ impl InitialState {
         let unset = SnapshotMetadata::default();
         let mut log =
             Log::new(self.snapshot_index, self.snapshot_term, self.entries, initial, unset);
-        log.set_applied(self.applied, Some(&self.conf_state));
+        log.set_applied(self.applied, &self.conf_state);
         log
     }
 }

@@ -90,10 +90,13 @@ impl Log {
         self.base_term = term;
     }
 
-    pub(crate) fn set_applied(&mut self, index: u64, conf_state: Option<&raftpb::ConfState>) {
-        self.applied.term = self.term_at(index).expect("what is applied is in the log or its base");
+    /// Notes how far the state machine is. An index behind the base is passed over: a later snapshot has replaced the
+    /// log already and will be applied next.
+    pub(crate) fn set_applied(&mut self, index: u64, conf_state: &raftpb::ConfState) {
+        let Some(term) = self.term_at(index) else { return };
         self.applied.index = index;
-        if let Some(conf_state) = conf_state {
+        self.applied.term = term;
+        if self.applied.conf_state.as_ref() != Some(conf_state) {
             self.applied.conf_state = Some(conf_state.clone());
         }
     }
@@ -256,10 +259,12 @@ mod tests {
     fn a_snapshot_announces_the_applied_state() {
         let mut log = log();
         let conf_state = raftpb::ConfState { voters: vec![1, 2], ..raftpb::ConfState::default() };
-        log.set_applied(6, Some(&conf_state));
+        log.set_applied(6, &conf_state);
         let snapshot = log.snapshot(0, 9).unwrap();
         assert_eq!((snapshot.get_metadata().index, snapshot.get_metadata().term), (6, 2));
         assert_eq!(snapshot.get_metadata().get_conf_state().voters, [1, 2]);
+        log.set_applied(3, &raftpb::ConfState::default());
+        assert_eq!(log.applied().index, 6, "what is behind the base is passed over");
         assert_eq!(log.snapshot(7, 9), Err(StorageError::SnapshotTemporarilyUnavailable.into()));
     }
 }

@@ -1,6 +1,7 @@
 //! Who takes part: membership changes, learners, handing over the leadership.
 
 use prost::Message as _;
+use raft::eraftpb;
 use retcd_api::raftpb;
 
 use crate::node::Node;
@@ -35,7 +36,13 @@ impl Node {
         &mut self,
         change: &raftpb::ConfChange,
     ) -> Result<raftpb::ConfState, Error> {
-        if let Some(change) = convert::conf_change_to_raft(change)? {
+        let Some(change) = convert::conf_change_to_raft(change)? else {
+            return Ok(self.conf_state().clone());
+        };
+        if self.is_restoring() {
+            // The library has the members of a later snapshot already; an older change must not be put on top.
+            self.set_conf_state(changed(self.conf_state().clone(), &change));
+        } else {
             let conf_state = self
                 .raft
                 .apply_conf_change(&change)
@@ -102,5 +109,47 @@ impl Node {
         let status =
             if delivered { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
         self.raft.report_snapshot(id, status);
+    }
+}
+
+/// The members after `change`, as the library would have them.
+fn changed(mut members: raftpb::ConfState, change: &eraftpb::ConfChange) -> raftpb::ConfState {
+    let id = change.node_id;
+    members.voters.retain(|&voter| voter != id);
+    members.learners.retain(|&learner| learner != id);
+    let set = match change.change_type {
+        eraftpb::ConfChangeType::AddNode => &mut members.voters,
+        eraftpb::ConfChangeType::AddLearnerNode => &mut members.learners,
+        eraftpb::ConfChangeType::RemoveNode => return members,
+    };
+    set.push(id);
+    set.sort_unstable();
+    members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, InitialState};
+
+    #[test]
+    fn members_change_as_in_the_library() {
+        let members = raftpb::ConfState {
+            voters: vec![1, 2, 4],
+            learners: vec![3, 7],
+            ..raftpb::ConfState::default()
+        };
+        for number in [0, 1, 3] {
+            for node_id in 1..=8 {
+                let initial =
+                    InitialState { conf_state: members.clone(), ..InitialState::default() };
+                let mut node = Node::new(&Config::new(1, 1), initial).unwrap();
+                let change =
+                    raftpb::ConfChange { r#type: number, node_id, ..raftpb::ConfChange::default() };
+                let expected = node.apply_conf_change(&change).unwrap();
+                let change = convert::conf_change_to_raft(&change).unwrap().unwrap();
+                assert_eq!(changed(members.clone(), &change), expected, "{change:?}");
+            }
+        }
     }
 }

@@ -44,9 +44,10 @@ pub struct Node {
     /// Outputs that were taken but not persisted, by number.
     in_flight: VecDeque<InFlight>,
     last_number: u64,
+    /// The members as of the last applied entry.
     conf_state: raftpb::ConfState,
-    /// Whether `conf_state` is newer than what the log knows as applied.
-    is_conf_state_new: bool,
+    /// Snapshots that were given out and are not applied yet. Their members are in force inside the library already.
+    restored: VecDeque<raftpb::SnapshotMetadata>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Node {
             in_flight: VecDeque::new(),
             last_number: 0,
             conf_state,
-            is_conf_state_new: false,
+            restored: VecDeque::new(),
         };
         node.settle();
         Ok(node)
@@ -136,7 +137,7 @@ impl Node {
             _ => match self.raft.step(message) {
                 Ok(()) => {}
                 Err(raft::Error::ProposalDropped) => {
-                    tracing::debug!("dropped a forwarded proposal")
+                    tracing::debug!("dropped a forwarded proposal");
                 }
                 Err(raft::Error::StepPeerNotFound) => return Err(Error::UnknownPeer(from)),
                 Err(_) => return Err(Error::Malformed("refused by raft")),
@@ -247,8 +248,11 @@ impl Node {
             return;
         }
         self.raft.advance_apply_to(index);
-        let conf_state = mem::take(&mut self.is_conf_state_new).then_some(&self.conf_state);
-        self.raft.mut_store().set_applied(index, conf_state);
+        while self.restored.front().is_some_and(|snapshot| snapshot.index <= index) {
+            let snapshot = self.restored.pop_front();
+            self.conf_state = snapshot.and_then(|snapshot| snapshot.conf_state).unwrap_or_default();
+        }
+        self.raft.mut_store().set_applied(index, &self.conf_state);
         self.settle();
     }
 
@@ -394,14 +398,18 @@ impl Node {
 
     pub(crate) fn set_conf_state(&mut self, conf_state: raftpb::ConfState) {
         self.conf_state = conf_state;
-        self.is_conf_state_new = true;
     }
 
-    /// Whether the member may stand for election: its whole log is durable and begins at most one entry after what is
-    /// applied (a restored snapshot is being installed otherwise).
+    /// Whether a snapshot was received that is not applied yet.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.raft.snap().is_some() || !self.restored.is_empty()
+    }
+
+    /// Whether the member may stand for election: its whole log is durable, and no snapshot is being installed (the
+    /// library would look for unapplied changes in entries that the snapshot has replaced).
     pub(crate) fn may_campaign(&self) -> bool {
         let log = &self.raft.raft.raft_log;
-        log.persisted == log.last_index() && log.applied + 1 >= log.first_index()
+        log.persisted == log.last_index() && !self.is_restoring()
     }
 
     fn is_election_due(&self) -> bool {
@@ -449,7 +457,7 @@ impl Node {
             output.persist.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone())
         {
             self.raft.mut_store().restore(metadata.index, metadata.term);
-            self.set_conf_state(metadata.conf_state.unwrap_or_default());
+            self.restored.push_back(metadata);
         }
         let entries = &output.persist.entries;
         self.in_flight.push_back(InFlight {

@@ -1,0 +1,6 @@
+//! Clusters in one thread: golden scripts, step by step, and simulations from a seed.
+
+mod member;
+mod random;
+mod scripts;
+mod simulation;
