@@ -1,17 +1,22 @@
 //! Grant, attach, renew, revoke.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use retcd_api::{etcdserverpb::LeaseCheckpoint, leasepb};
 
+use super::expiry::{Instant, Item, NEVER, Queue, instant, spread};
+
 /// The longest time to live that a client may ask for.
 pub const MAX_TTL_SECS: i64 = 9_000_000_000;
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Shorter grants are raised to this.
     pub min_ttl_secs: i64,
-    /// Distance between two checkpoints of one lease.
+    /// Distance between two checkpoints of one lease; leases that are granted for less time have none.
     pub checkpoint_interval: Duration,
     /// An expired lease that was handed out and not revoked is handed out again after this time.
     pub revoke_retry: Duration,
@@ -61,7 +66,7 @@ pub struct Renewed {
     pub needs_checkpoint_clear: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeToLive {
     pub granted_ttl_secs: i64,
     /// Whole seconds, rounded towards zero; 0 or negative when the revoke is pending. `None` when this member is not
@@ -69,99 +74,379 @@ pub struct TimeToLive {
     pub remaining_secs: Option<i64>,
 }
 
+/// All leases of one member.
+///
+/// Invariants
+/// - on a primary every lease has an expiry and one valid item in the queue of expiries, at its expiry or earlier;
+///   later only while it is handed out, when the item says when to hand it out again;
+/// - on others no lease has an expiry, and the queues are empty.
 #[derive(Debug)]
-pub struct Lessor;
+pub struct Lessor {
+    config: Config,
+    leases: BTreeMap<i64, Entry>,
+    is_primary: bool,
+    /// The number of the next grant.
+    next_grant: u64,
+    expiries: Queue,
+    checkpoints: Queue,
+}
+
+/// Kept small: there may be a million.
+#[derive(Debug)]
+struct Entry {
+    ttl_secs: i64,
+    /// The checkpointed remainder; 0 for none.
+    remaining_ttl_secs: i64,
+    /// [`NEVER`] unless this lessor is the primary.
+    expiry: Instant,
+    /// The time of its item in the queue of expiries; others of its items there are void.
+    queued: Instant,
+    grant: u64,
+    keys: BTreeSet<Box<[u8]>>,
+}
 
 impl Lessor {
-    pub fn new(_config: Config) -> Self {
-        todo!()
+    pub fn new(config: Config) -> Self {
+        Lessor {
+            config,
+            leases: BTreeMap::new(),
+            is_primary: false,
+            next_grant: 0,
+            expiries: Queue::default(),
+            checkpoints: Queue::default(),
+        }
     }
 
     /// Replaces all leases by stored ones, without keys. The lessor is not primary afterwards.
-    pub fn restore(&mut self, _leases: impl IntoIterator<Item = leasepb::Lease>) {
-        todo!()
+    ///
+    /// The minimum applies to them too: it may have been raised since they were granted.
+    pub fn restore(&mut self, leases: impl IntoIterator<Item = leasepb::Lease>) {
+        self.demote();
+        self.leases.clear();
+        for leasepb::Lease { id, ttl, remaining_ttl } in leases {
+            let ttl_secs = ttl.max(self.config.min_ttl_secs);
+            self.insert(id, ttl_secs, remaining_ttl.max(0));
+        }
     }
 
-    pub fn grant(&mut self, _id: i64, _ttl_secs: i64, _now: Duration) -> Result<Lease, GrantError> {
-        todo!()
+    /// Adds a lease. On a primary its time starts at `now`.
+    pub fn grant(&mut self, id: i64, ttl_secs: i64, now: Duration) -> Result<Lease, GrantError> {
+        if id == 0 {
+            return Err(GrantError::NoId);
+        }
+        if ttl_secs > MAX_TTL_SECS {
+            return Err(GrantError::TtlTooLarge(ttl_secs));
+        }
+        if self.exists(id) {
+            return Err(GrantError::Exists(id));
+        }
+        let ttl_secs = ttl_secs.max(self.config.min_ttl_secs);
+        self.insert(id, ttl_secs, 0);
+        if self.is_primary {
+            let now = instant(now);
+            self.start_clock(id, after(now, ttl_secs), now);
+        }
+        Ok(Lease { id, ttl_secs })
     }
 
     /// Ends a lease. Returns its keys, ascending: the caller deletes them in one revision.
-    pub fn revoke(&mut self, _id: i64) -> Result<Vec<Box<[u8]>>, NotFound> {
-        todo!()
+    pub fn revoke(&mut self, id: i64) -> Result<Vec<Box<[u8]>>, NotFound> {
+        let entry = self.leases.remove(&id).ok_or(NotFound(id))?;
+        self.expiries.sweep(self.leases.len(), |item| is_queued(&self.leases, item));
+        self.checkpoints.sweep(self.leases.len(), |item| of_lease(&self.leases, item).is_some());
+        Ok(entry.keys.into_iter().collect())
     }
 
     /// Ties a key to a lease. False, and nothing happens, when there is no such lease.
-    pub fn attach(&mut self, _id: i64, _key: &[u8]) -> bool {
-        todo!()
+    ///
+    /// A key has one lease at most: the caller unties it from its former one.
+    pub fn attach(&mut self, id: i64, key: &[u8]) -> bool {
+        let Some(entry) = self.leases.get_mut(&id) else { return false };
+        if !entry.keys.contains(key) {
+            entry.keys.insert(key.into());
+        }
+        true
     }
 
-    /// Unties a key from a lease; unknown ones are ignored.
-    pub fn detach(&mut self, _id: i64, _key: &[u8]) {
-        todo!()
+    /// Unties a key from a lease; unknown ones are ignored. The lease lives on without keys.
+    pub fn detach(&mut self, id: i64, key: &[u8]) {
+        if let Some(entry) = self.leases.get_mut(&id) {
+            entry.keys.remove(key);
+        }
     }
 
-    pub fn exists(&self, _id: i64) -> bool {
-        todo!()
+    pub fn exists(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
     }
 
-    pub fn keep_alive(&mut self, _id: i64, _now: Duration) -> Result<Renewed, KeepAliveError> {
-        todo!()
+    /// Gives a lease its full time again, whatever remainder was checkpointed. One look-up, but for the first renewal after a
+    /// promotion.
+    pub fn keep_alive(&mut self, id: i64, now: Duration) -> Result<Renewed, KeepAliveError> {
+        if !self.is_primary {
+            return Err(KeepAliveError::NotPrimary);
+        }
+        let entry = self.leases.get_mut(&id).ok_or(KeepAliveError::NotFound(id))?;
+        let now = instant(now);
+        if entry.expiry <= now {
+            return Err(KeepAliveError::Expired(id));
+        }
+        entry.expiry = after(now, entry.ttl_secs);
+        if entry.expiry < entry.queued {
+            // A promotion had extended it. All other renewals leave the queue alone.
+            entry.queued = entry.expiry;
+            self.expiries.push(Item { time: entry.expiry, grant: entry.grant, id });
+        }
+        Ok(Renewed {
+            ttl_secs: entry.ttl_secs,
+            needs_checkpoint_clear: entry.remaining_ttl_secs > 0,
+        })
     }
 
-    pub fn time_to_live(&self, _id: i64, _now: Duration) -> Option<TimeToLive> {
-        todo!()
+    /// `None` when there is no such lease.
+    pub fn time_to_live(&self, id: i64, now: Duration) -> Option<TimeToLive> {
+        let entry = self.leases.get(&id)?;
+        let remaining_secs = self.is_primary.then(|| seconds_until(entry.expiry, instant(now)));
+        Some(TimeToLive { granted_ttl_secs: entry.ttl_secs, remaining_secs })
     }
 
     /// The attached keys, ascending. `None` when there is no such lease.
-    pub fn keys(&self, _id: i64) -> Option<impl Iterator<Item = &[u8]> + '_> {
-        None::<std::iter::Empty<&[u8]>>
+    pub fn keys(&self, id: i64) -> Option<impl Iterator<Item = &[u8]> + '_> {
+        Some(self.leases.get(&id)?.keys.iter().map(|key| &**key))
     }
 
     /// All ids: by expiry on a primary (equal ones in the order of their grants), else ascending.
     pub fn leases(&self) -> Vec<i64> {
-        todo!()
+        if self.is_primary {
+            return self.by_expiry().into_iter().map(|item| item.id).collect();
+        }
+        self.leases.keys().copied().collect()
     }
 
     pub fn len(&self) -> usize {
-        todo!()
+        self.leases.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.leases.is_empty()
     }
 
     pub fn is_primary(&self) -> bool {
-        todo!()
+        self.is_primary
     }
 
-    /// Starts all clocks: full or checkpointed time plus `extend` from `now` on.
-    pub fn promote(&mut self, _now: Duration, _extend: Duration) {
-        todo!()
+    /// Starts all clocks: full or checkpointed time plus `extend` from `now` on. A pile of equal expiries is spread.
+    ///
+    /// `extend` is one election timeout: for so long the old leader may still have answered keepalives.
+    pub fn promote(&mut self, now: Duration, extend: Duration) {
+        self.demote();
+        self.is_primary = true;
+        let now = instant(now);
+        let start = now.saturating_add(instant(extend));
+        for entry in self.leases.values_mut() {
+            let has_checkpoint = entry.remaining_ttl_secs > 0;
+            let secs = if has_checkpoint { entry.remaining_ttl_secs } else { entry.ttl_secs };
+            entry.expiry = after(start, secs);
+        }
+        let items = self.by_expiry();
+        let mut expiries: Vec<Instant> = items.iter().map(|item| item.time).collect();
+        spread(&mut expiries);
+        for (item, expiry) in items.into_iter().zip(expiries) {
+            self.start_clock(item.id, expiry, now);
+        }
     }
 
     /// Stops all clocks: nothing expires here until the next promotion.
     pub fn demote(&mut self) {
-        todo!()
+        if !self.is_primary {
+            return;
+        }
+        self.is_primary = false;
+        self.expiries.clear();
+        self.checkpoints.clear();
+        for entry in self.leases.values_mut() {
+            (entry.expiry, entry.queued) = (NEVER, NEVER);
+        }
     }
 
     /// At most `limit` leases whose time is over, in the order of their expiry. The caller proposes their revocation.
-    pub fn take_expired(&mut self, _now: Duration, _limit: usize) -> Vec<i64> {
-        todo!()
+    ///
+    /// Each is handed out once, and again when it still exists after [`Config::revoke_retry`].
+    pub fn take_expired(&mut self, now: Duration, limit: usize) -> Vec<i64> {
+        let now = instant(now);
+        let retry = now.saturating_add(instant(self.config.revoke_retry).max(1));
+        let mut expired = Vec::new();
+        while expired.len() < limit {
+            let Some(item) = self.expiries.pop_due(now) else { break };
+            if !is_queued(&self.leases, &item) {
+                continue;
+            }
+            let entry = self.leases.get_mut(&item.id).expect("a valid item has a lease");
+            if item.time >= entry.expiry {
+                expired.push(item.id);
+                entry.queued = retry;
+            } else {
+                entry.queued = entry.expiry;
+            }
+            self.expiries.push(Item { time: entry.queued, ..item });
+        }
+        expired
     }
 
-    /// At most `limit` remainders to be proposed now.
-    pub fn due_checkpoints(&mut self, _now: Duration, _limit: usize) -> Vec<LeaseCheckpoint> {
-        todo!()
+    /// At most `limit` remainders to be proposed now. One that is not applied comes again after the interval.
+    pub fn due_checkpoints(&mut self, now: Duration, limit: usize) -> Vec<LeaseCheckpoint> {
+        let now = instant(now);
+        let next = now.saturating_add(self.checkpoint_interval());
+        let mut due = Vec::new();
+        while due.len() < limit {
+            let Some(item) = self.checkpoints.pop_due(now) else { break };
+            let Some(entry) = of_lease(&self.leases, &item) else { continue };
+            self.checkpoints.push(Item { time: next, ..item });
+            let left = entry.expiry.saturating_sub(now);
+            let remaining_ttl = i64::try_from(left.div_ceil(NANOS_PER_SEC)).unwrap_or(i64::MAX);
+            // A remainder that is short would be gone before the next leader needs it; one that is full says nothing.
+            if left > self.checkpoint_interval() && remaining_ttl < entry.ttl_secs {
+                due.push(LeaseCheckpoint { id: item.id, remaining_ttl });
+            }
+        }
+        due
     }
 
     /// Notes the remainder of a lease, as applied from the log; 0 clears it. Unknown leases are ignored.
-    pub fn checkpoint(&mut self, _id: i64, _remaining_ttl_secs: i64) {
-        todo!()
+    pub fn checkpoint(&mut self, id: i64, remaining_ttl_secs: i64) {
+        if let Some(entry) = self.leases.get_mut(&id) {
+            entry.remaining_ttl_secs = remaining_ttl_secs.max(0);
+        }
     }
 
     /// What the backend keeps of a lease.
-    pub fn to_stored(&self, _id: i64) -> Option<leasepb::Lease> {
-        todo!()
+    pub fn to_stored(&self, id: i64) -> Option<leasepb::Lease> {
+        let entry = self.leases.get(&id)?;
+        Some(leasepb::Lease { id, ttl: entry.ttl_secs, remaining_ttl: entry.remaining_ttl_secs })
+    }
+
+    /// A lease whose clock stands still.
+    fn insert(&mut self, id: i64, ttl_secs: i64, remaining_ttl_secs: i64) {
+        let grant = self.next_grant;
+        self.next_grant += 1;
+        let entry = Entry {
+            ttl_secs,
+            remaining_ttl_secs,
+            expiry: NEVER,
+            queued: NEVER,
+            grant,
+            keys: BTreeSet::new(),
+        };
+        self.leases.insert(id, entry);
+    }
+
+    fn start_clock(&mut self, id: i64, expiry: Instant, now: Instant) {
+        let interval = self.checkpoint_interval();
+        let entry = self.leases.get_mut(&id).expect("a clock belongs to a lease");
+        (entry.expiry, entry.queued) = (expiry, expiry);
+        let item = Item { time: expiry, grant: entry.grant, id };
+        self.expiries.push(item);
+        if after(0, entry.ttl_secs) > interval {
+            self.checkpoints.push(Item { time: now.saturating_add(interval), ..item });
+        }
+    }
+
+    fn by_expiry(&self) -> Vec<Item> {
+        let item =
+            |(id, entry): (&i64, &Entry)| Item { time: entry.expiry, grant: entry.grant, id: *id };
+        let mut items: Vec<Item> = self.leases.iter().map(item).collect();
+        items.sort_unstable();
+        items
+    }
+
+    fn checkpoint_interval(&self) -> Instant {
+        instant(self.config.checkpoint_interval).max(1)
+    }
+}
+
+/// The lease of an item, unless it is gone; a later one with its id is another.
+fn of_lease<'a>(leases: &'a BTreeMap<i64, Entry>, item: &Item) -> Option<&'a Entry> {
+    leases.get(&item.id).filter(|entry| entry.grant == item.grant)
+}
+
+/// Whether an item of the queue of expiries is the valid one of its lease.
+fn is_queued(leases: &BTreeMap<i64, Entry>, item: &Item) -> bool {
+    of_lease(leases, item).is_some_and(|entry| entry.queued == item.time)
+}
+
+/// `secs` after a time, but not [`NEVER`].
+fn after(time: Instant, secs: i64) -> Instant {
+    let nanos = u64::try_from(secs).unwrap_or(0).saturating_mul(NANOS_PER_SEC);
+    time.saturating_add(nanos).min(NEVER - 1)
+}
+
+/// Whole seconds from `now` to a time, rounded towards zero.
+fn seconds_until(time: Instant, now: Instant) -> i64 {
+    let secs = i64::try_from(time.abs_diff(now) / NANOS_PER_SEC).unwrap_or(i64::MAX);
+    if time < now { -secs } else { secs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lessor() -> Lessor {
+        Lessor::new(Config {
+            min_ttl_secs: 2,
+            checkpoint_interval: 300 * SECOND,
+            revoke_retry: 7 * SECOND,
+        })
+    }
+
+    #[test]
+    fn leases_that_come_and_go_leave_nothing_behind() {
+        let mut lessor = lessor();
+        lessor.promote(SECOND, SECOND);
+        for id in 1..=100_000 {
+            lessor.grant(id, 3600, SECOND).unwrap();
+            lessor.revoke(id).unwrap();
+        }
+        assert!(lessor.is_empty());
+        lessor.grant(7, 2, SECOND).unwrap();
+        assert_eq!(lessor.take_expired(3 * SECOND, 10), [7]);
+    }
+
+    #[test]
+    fn an_id_that_is_granted_again_does_not_end_with_its_former_lease() {
+        let mut lessor = lessor();
+        lessor.promote(Duration::ZERO, Duration::ZERO);
+        lessor.grant(1, 5, Duration::ZERO).unwrap();
+        lessor.revoke(1).unwrap();
+        lessor.grant(1, 60, Duration::ZERO).unwrap();
+        assert_eq!(lessor.take_expired(59 * SECOND, 10), [0; 0]);
+        assert_eq!(lessor.take_expired(60 * SECOND, 10), [1]);
+    }
+
+    #[test]
+    fn the_longest_lease_fits_on_the_clock() {
+        let mut lessor = lessor();
+        let uptime = 1_000_000 * SECOND;
+        lessor.promote(uptime, SECOND);
+        lessor.grant(i64::MIN, MAX_TTL_SECS, uptime).unwrap();
+        let remaining = lessor.time_to_live(i64::MIN, uptime).unwrap().remaining_secs;
+        assert_eq!(remaining, Some(MAX_TTL_SECS));
+        assert_eq!(
+            lessor.grant(1, MAX_TTL_SECS + 1, uptime),
+            Err(GrantError::TtlTooLarge(MAX_TTL_SECS + 1))
+        );
+        assert_eq!(lessor.grant(0, 1, uptime), Err(GrantError::NoId));
+    }
+
+    #[test]
+    fn a_promotion_spreads_a_thousand_leases_over_time() {
+        let mut lessor = lessor();
+        for id in 1..=2000 {
+            lessor.grant(id, 10, Duration::ZERO).unwrap();
+        }
+        lessor.promote(Duration::ZERO, SECOND);
+        assert_eq!(lessor.take_expired(11 * SECOND, 5000).len(), 750);
+        assert_eq!(lessor.take_expired(12 * SECOND, 5000).len(), 750);
+        assert_eq!(lessor.take_expired(13 * SECOND, 5000), (1501..=2000).collect::<Vec<_>>());
     }
 }
