@@ -1,7 +1,7 @@
 //! The invariants of the essay in `lib.rs`, checked.
 
 use crate::inner::{INNER_MAX, Inner};
-use crate::leaf::{LEAF_MAX, Leaf, Weight};
+use crate::leaf::{LEAF_BYTES_MAX, LEAF_MAX, Leaf, Weight};
 use crate::node::Node;
 use crate::tree::BTree;
 
@@ -37,6 +37,8 @@ fn check_leaf<V: Weight>(leaf: &Leaf<V>, (low, high): Fences<'_>) {
     leaf.slots.assert_valid();
     assert!(leaf.len() <= LEAF_MAX);
     assert_eq!(leaf.slots.len(), leaf.len());
+    let longest = (0..leaf.len()).map(|at| leaf.slots.suffix(at).len()).max().unwrap_or(0);
+    assert!(leaf.slots.suffix_bytes() - longest <= 2 * LEAF_BYTES_MAX, "one huge key at most");
     for at in 0..leaf.len() {
         let (key, value) = leaf.entry(at);
         assert!(key.cmp_bytes(low).is_ge(), "a key is not below its leaf");

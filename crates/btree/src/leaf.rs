@@ -307,3 +307,100 @@ impl<V: Weight> Leaf<V> {
         Split { separator, right: Node::Leaf(right) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Weight for usize {
+        fn is_live(&self) -> bool {
+            true
+        }
+    }
+
+    /// Inserts in the given order; returns what the last insert split off.
+    fn fill(
+        leaf: &mut Leaf<usize>,
+        keys: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Option<Split<usize>> {
+        let mut split = None;
+        for key in keys {
+            assert!(split.is_none(), "only the last insert may split");
+            let put = |slot: Slot<'_, usize>| {
+                if let Slot::Vacant(place) = slot {
+                    place.insert(0);
+                }
+            };
+            split = leaf.upsert(&key, put).1.split.map(|split| *split);
+        }
+        split
+    }
+
+    fn right_leaf(split: Option<Split<usize>>) -> Leaf<usize> {
+        match split.expect("the leaf splits").right {
+            Node::Leaf(leaf) => leaf,
+            Node::Inner(_) => panic!("a leaf splits off a leaf"),
+        }
+    }
+
+    fn numbered(stem: &str, numbers: std::ops::Range<usize>) -> impl Iterator<Item = Vec<u8>> {
+        numbers.map(move |n| format!("{stem}{n:03}").into_bytes())
+    }
+
+    #[test]
+    fn an_ascending_run_leaves_a_full_leaf_and_goes_on_in_the_next() {
+        let mut leaf = Leaf::new();
+        let mut right = right_leaf(fill(&mut leaf, numbered("k", 0..LEAF_MAX + 1)));
+        assert_eq!((leaf.len(), right.len()), (LEAF_MAX, 1));
+        assert_eq!((leaf.run.len, right.run.next), (0, 1), "the run moved into the new leaf");
+        assert!(fill(&mut right, numbered("k", LEAF_MAX + 1..2 * LEAF_MAX)).is_none());
+    }
+
+    #[test]
+    fn a_run_before_other_keys_is_cut_behind_its_last_insert() {
+        let mut leaf = Leaf::new();
+        assert!(fill(&mut leaf, [b"z2".to_vec(), b"z1".to_vec()]).is_none());
+        let right = right_leaf(fill(&mut leaf, numbered("k", 0..LEAF_MAX - 1)));
+        assert_eq!((leaf.len(), right.len()), (LEAF_MAX - 1, 2));
+        assert_eq!(
+            usize::from(leaf.run.next),
+            leaf.len(),
+            "the run goes on at the left leaf's end"
+        );
+    }
+
+    #[test]
+    fn other_inserts_halve_the_leaf() {
+        let mut leaf = Leaf::new();
+        let right = right_leaf(fill(
+            &mut leaf,
+            numbered("k", 0..LEAF_MAX + 1).collect::<Vec<_>>().into_iter().rev(),
+        ));
+        assert_eq!((leaf.len(), right.len()), (LEAF_MAX / 2, LEAF_MAX / 2 + 1));
+    }
+
+    #[test]
+    fn a_stranger_does_not_multiply_a_long_prefix() {
+        let stem = "m".repeat(LEAF_BYTES_MAX);
+        for (stranger, lens) in [("z", (3, 1)), ("a", (1, 3)), ("mz", (3, 1)), ("m", (1, 3))] {
+            let mut leaf = Leaf::new();
+            let keys = numbered(&stem, 0..3).chain([stranger.as_bytes().to_vec()]);
+            let right = right_leaf(fill(&mut leaf, keys));
+            assert_eq!((leaf.len(), right.len()), lens, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn huge_keys_are_torn_apart_even_in_a_run() {
+        let huge = |letter: u8| vec![letter; 3 * LEAF_BYTES_MAX];
+        let mut leaf = Leaf::new();
+        let small = numbered("a", 0..RUN_MIN + 1);
+        assert!(fill(&mut leaf, [b"z".to_vec()].into_iter().chain(small)).is_none());
+        let right = right_leaf(fill(&mut leaf, [huge(b'b')]));
+        assert_eq!(
+            (leaf.len(), right.len()),
+            (RUN_MIN + 1, 2),
+            "the small keys are rid of the huge one"
+        );
+    }
+}
