@@ -36,7 +36,8 @@
 //! | insert             | 760–1,050  | 1,180–1,430              |
 //! | update             | 840–1,220  | 1,100–1,450              |
 //! | remove             | 1,130–1,470 | 1,040–1,150             |
-//! | scan, per key      | 7–9 in parts, 15–18 joined with values | 25–38 |
+//! | scan, per key      | 12 in parts, 15–22 with joined keys | 25–38 |
+//! | the same after an ordered load | 11–12 joined | – |
 //! | count, 1 % of keys | 1,130–1,590 | 205,000–300,000         |
 //! | count, half        | 1,290–1,810 | 11,400,000–13,900,000   |
 //! | ascending insert   | 310–400, 64 B | 430–530               |
