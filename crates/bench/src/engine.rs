@@ -11,7 +11,7 @@
 //! The phases are set up, warm up, measure, done. What counts is what completes while measuring; the processor time
 //! of the servers is read at the same two moments.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -165,7 +165,8 @@ pub(crate) struct Run {
     issued: AtomicU64,
     total: u64,
     pace: Option<Pace>,
-    failed: AtomicBool,
+    /// Why the run was ended from within.
+    failure: OnceLock<String>,
 }
 
 /// The timetable of an open loop.
@@ -184,7 +185,7 @@ impl Run {
             due: Semaphore::new(0),
         });
         let phase = AtomicU8::new(WARM_UP);
-        Run { phase, issued: AtomicU64::new(0), total, pace, failed: AtomicBool::new(false) }
+        Run { phase, issued: AtomicU64::new(0), total, pace, failure: OnceLock::new() }
     }
 
     pub(crate) fn is_measuring(&self) -> bool {
@@ -204,9 +205,9 @@ impl Run {
         }
     }
 
-    /// Ends the run from within: what the workload stands on is gone.
-    fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+    /// Ends the run from within: what the workload stands on is gone. The first reason is kept.
+    pub(crate) fn fail(&self, error: &CallError) {
+        self.failure.get_or_init(|| with_sources(error));
         self.enter(DONE);
     }
 
@@ -261,6 +262,9 @@ pub(crate) fn locked(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
 
 /// How long the last requests may take after the window was closed.
 const FINISH_LIMIT: Duration = Duration::from_secs(60);
+
+/// How soon a failure of a background task is noticed.
+const FAILURE_POLL: Duration = Duration::from_millis(100);
 
 enum Report {
     Ready,
@@ -385,20 +389,14 @@ fn wait(
 ) -> Result<()> {
     let deadline = limit.map(|limit| Instant::now() + limit);
     while finished.len() < threads {
-        let rest =
-            deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-        match inbox.recv_timeout(rest.min(Duration::from_secs(3600))) {
-            Ok(Report::Finished(tally)) => {
-                let tally = tally?;
-                ensure!(
-                    !run.failed.load(Ordering::Relaxed),
-                    "{}",
-                    tally.first_error.as_deref().unwrap_or("the run failed")
-                );
-                finished.push(tally);
-            }
+        if let Some(failure) = run.failure.get() {
+            bail!("{failure}");
+        }
+        let rest = deadline.map_or(FAILURE_POLL, |at| at.saturating_duration_since(Instant::now()));
+        match inbox.recv_timeout(rest.min(FAILURE_POLL)) {
+            Ok(Report::Finished(tally)) => finished.push(tally?),
             Err(RecvTimeoutError::Timeout) if deadline.is_some_and(|at| Instant::now() >= at) => {
-                return Ok(());
+                break;
             }
             Ok(Report::Ready) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
@@ -406,7 +404,10 @@ fn wait(
             }
         }
     }
-    Ok(())
+    match run.failure.get() {
+        Some(failure) => bail!("{failure}"),
+        None => Ok(()),
+    }
 }
 
 /// Processor times at one moment.
@@ -509,9 +510,6 @@ async fn client<W: Workload>(
 ) -> Result<(), CallError> {
     while let Some(due) = run.next_due().await {
         let result = operation.once(&mut channel).await;
-        if run.failed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
         match result {
             Ok(units) if W::MEASURES_OPERATIONS && run.is_measuring() => {
                 locked(&tally).record(due.elapsed(), units);
@@ -525,8 +523,14 @@ async fn client<W: Workload>(
     Ok(())
 }
 
-/// Lets a background task of a workload report why the run cannot go on.
-pub(crate) fn report_failure(run: &Run, tally: &Mutex<Tally>, error: &CallError) {
-    locked(tally).record_error(error);
-    run.fail();
+/// The error and what caused it, on one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

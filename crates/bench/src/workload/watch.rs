@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::unexpected;
 use crate::client::{CallError, Channel, Method, Stream};
-use crate::engine::{Load, Operation, Run, Site, Tally, Workload, locked, report_failure};
+use crate::engine::{Load, Operation, Run, Site, Tally, Workload, locked};
 use crate::keys::{self, KeyStream};
 
 /// Bytes of the time stamp at the head of every value.
@@ -169,7 +169,7 @@ struct Sink {
 impl Sink {
     async fn read(self, mut stream: Stream) {
         if let Err(error) = self.take_all(&mut stream).await {
-            report_failure(&self.run, &self.tally, &error);
+            self.run.fail(&error);
         }
     }
 
