@@ -1,8 +1,10 @@
 //! A cluster of one: everything the driver promises can be seen without a network.
 
+#![allow(clippy::unwrap_used, reason = "what is unwrapped here is what the tests claim")]
+
 use bytes::Bytes;
 use prost::Message as _;
-use retcd_api::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, MessageType};
+use retcd_api::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
 use retcd_consensus::{
     Config, Error, FirstMember, InitialState, Node, Output, Persist, Refusal, Role,
 };
@@ -211,7 +213,7 @@ fn a_new_leaders_first_words_wait_until_its_term_is_durable() {
     assert_eq!(node.conf_state().learners, [2]);
 
     let restarted = InitialState {
-        hard_state: retcd_api::raftpb::HardState { term: 2, vote: 1, commit: 0 },
+        hard_state: HardState { term: 2, vote: 1, commit: 0 },
         conf_state: node.conf_state().clone(),
         snapshot_index: 3,
         snapshot_term: 2,
@@ -319,4 +321,11 @@ fn invalid_settings_are_refused() {
             Err(Error::InvalidConfig(_))
         ));
     }
+}
+
+/// The node moves to the log's thread and stands behind a lock there.
+#[test]
+fn a_node_may_move_between_threads() {
+    fn assert_send<T: Send>() {}
+    assert_send::<Node>();
 }

@@ -201,7 +201,7 @@ impl Member {
         self.disk.compact(to_index);
     }
 
-    /// Ends the process. `torn` outputs in flight, and half the entries of the next, reach the disk all the same.
+    /// Ends the process. `torn` outputs in flight reach the disk all the same, and a part of the next one's entries.
     pub(crate) fn crash(&mut self, torn: usize) {
         self.node = None;
         self.lazy_hard_state = None;
@@ -218,8 +218,8 @@ impl Member {
                 }
             } else {
                 if output.persist.snapshot.is_none() {
-                    let half = output.persist.entries.len().div_ceil(2);
-                    self.disk.write_entries(&output.persist.entries[..half.min(torn)]);
+                    let part = torn.min(output.persist.entries.len());
+                    self.disk.write_entries(&output.persist.entries[..part]);
                 }
                 break;
             }

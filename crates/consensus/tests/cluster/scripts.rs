@@ -97,7 +97,11 @@ struct Cluster {
 impl goldenscript::Runner for Cluster {
     type Command = Command;
 
-    fn run(&mut self, command: &Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
+    fn run(
+        &mut self,
+        command: &Command,
+        _: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
         self.log.clear();
         match command {
             Command::Cluster(ids) => self.start(ids),
@@ -122,17 +126,25 @@ impl goldenscript::Runner for Cluster {
             Command::Change { id, add, learner, remove, update } => {
                 let (r#type, node_id) = match (add, learner, remove, update) {
                     (Some(node), None, None, None) => (ConfChangeType::ConfChangeAddNode, node),
-                    (None, Some(node), None, None) => (ConfChangeType::ConfChangeAddLearnerNode, node),
+                    (None, Some(node), None, None) => {
+                        (ConfChangeType::ConfChangeAddLearnerNode, node)
+                    }
                     (None, None, Some(node), None) => (ConfChangeType::ConfChangeRemoveNode, node),
                     (None, None, None, Some(node)) => (ConfChangeType::ConfChangeUpdateNode, node),
                     _ => return Err("one change at a time".into()),
                 };
-                let change = ConfChange { r#type: r#type as i32, node_id: *node_id, ..ConfChange::default() };
+                let change = ConfChange {
+                    r#type: r#type as i32,
+                    node_id: *node_id,
+                    ..ConfChange::default()
+                };
                 self.node(*id).propose_conf_change(&change)?;
             }
             Command::Transfer { id, to } => self.node(*id).transfer_leader(*to),
             Command::Deliver { from, to, once } => self.deliver(*from, *to, *once)?,
-            Command::Lose { from, to } => self.waiting.retain(|message| !is_between(message, *from, *to)),
+            Command::Lose { from, to } => {
+                self.waiting.retain(|message| !is_between(message, *from, *to));
+            }
             Command::Isolate(id) => {
                 self.isolated.insert(*id);
                 self.waiting.retain(|message| message.from != *id && message.to != *id);
@@ -179,8 +191,11 @@ impl Cluster {
     }
 
     fn work_all(&mut self) {
-        let up: Vec<_> = self.members.values().filter(|member| member.is_up()).map(|member| member.id).collect();
-        up.into_iter().for_each(|id| self.work(id));
+        let up: Vec<_> =
+            self.members.values().filter(|member| member.is_up()).map(|member| member.id).collect();
+        for id in up {
+            self.work(id);
+        }
     }
 
     /// Handles a member's outputs until it has none.
@@ -211,10 +226,16 @@ impl Cluster {
         }
     }
 
-    fn deliver(&mut self, from: Option<u64>, to: Option<u64>, once: bool) -> Result<(), Box<dyn Error>> {
+    fn deliver(
+        &mut self,
+        from: Option<u64>,
+        to: Option<u64>,
+        once: bool,
+    ) -> Result<(), Box<dyn Error>> {
         loop {
-            let (now, later): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.waiting).into_iter().partition(|message| is_between(message, from, to));
+            let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition(|message| is_between(message, from, to));
             self.waiting = later;
             if now.is_empty() {
                 return Ok(());
@@ -257,14 +278,19 @@ impl Cluster {
                 (Role::Leader, _) => "leads".to_owned(),
             });
         }
-        if let Some(metadata) = output.persist.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref()) {
+        if let Some(metadata) =
+            output.persist.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref())
+        {
             lines.push(format!("stores a snapshot at {}@{}", metadata.index, metadata.term));
         }
         if !output.persist.entries.is_empty() {
             lines.push(format!("stores {}", describe_entries(&output.persist.entries)));
         }
         if let Some(state) = output.persist.hard_state.filter(|_| output.persist.must_sync) {
-            lines.push(format!("stores term {} vote {} commit {}", state.term, state.vote, state.commit));
+            lines.push(format!(
+                "stores term {} vote {} commit {}",
+                state.term, state.vote, state.commit
+            ));
         }
         if !output.committed.is_empty() {
             lines.push(format!("commits {}", describe_entries(&output.committed)));
@@ -314,15 +340,19 @@ fn describe(message: &Message) -> String {
     let mut line = format!("{}→{} {name} term {}", message.from, message.to, message.term);
     match message.r#type() {
         MessageType::MsgApp => {
-            write!(line, " after {}@{} commit {}", message.index, message.log_term, message.commit).unwrap();
+            write!(line, " after {}@{} commit {}", message.index, message.log_term, message.commit)
+                .unwrap();
         }
         MessageType::MsgVote | MessageType::MsgPreVote => {
             write!(line, " log {}@{}", message.index, message.log_term).unwrap();
         }
-        MessageType::MsgAppResp | MessageType::MsgReadIndexResp => write!(line, " index {}", message.index).unwrap(),
+        MessageType::MsgAppResp | MessageType::MsgReadIndexResp => {
+            write!(line, " index {}", message.index).unwrap();
+        }
         MessageType::MsgHeartbeat => write!(line, " commit {}", message.commit).unwrap(),
         MessageType::MsgSnap => {
-            let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref()).unwrap();
+            let metadata =
+                message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref()).unwrap();
             write!(line, " at {}@{}", metadata.index, metadata.term).unwrap();
         }
         _ => {}
@@ -340,8 +370,10 @@ fn describe(message: &Message) -> String {
 }
 
 fn describe_entries(entries: &[Entry]) -> String {
-    let entries: Vec<_> =
-        entries.iter().map(|entry| format!("{}@{}={}", entry.index, entry.term, content(entry))).collect();
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|entry| format!("{}@{}={}", entry.index, entry.term, content(entry)))
+        .collect();
     entries.join(" ")
 }
 

@@ -239,7 +239,9 @@ impl Simulation {
         self.is_calm = true;
         self.cut_off.clear();
         let ids: Vec<_> = self.members.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.revive(id));
+        for id in ids {
+            self.revive(id);
+        }
     }
 
     fn send(&mut self, messages: Vec<Message>) {
@@ -389,7 +391,11 @@ impl Simulation {
         let conf_state = &furthest.machine.conf_state;
         for id in conf_state.voters.iter().chain(&conf_state.learners) {
             let machine = &self.members[id].machine;
-            assert_eq!((machine.applied, &machine.conf_state), (furthest.machine.applied, conf_state), "member {id}");
+            assert_eq!(
+                (machine.applied, &machine.conf_state),
+                (furthest.machine.applied, conf_state),
+                "member {id}"
+            );
         }
     }
 }
