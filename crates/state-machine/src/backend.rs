@@ -3,6 +3,10 @@
 //! The log is what makes a write durable; the backend follows behind it. A batch carries the Raft index up to which
 //! it is complete, so a restart replays the log from exactly there.
 
+mod memory;
+
+pub use memory::MemoryBackend;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -63,6 +67,9 @@ pub struct Size {
     pub in_use_bytes: u64,
 }
 
+/// What a scan shows its entries to: key and value, until it breaks.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// Ordered buckets. Reads see the last committed batch; each call is one short read transaction.
 pub trait Backend: Send + Sync + 'static {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Failure>;
@@ -75,12 +82,7 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<(), Failure>;
 
     /// Visits entries in key order, from `from` (included) until `visit` breaks or the bucket ends.
-    fn scan(
-        &self,
-        bucket: Bucket,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Failure>;
+    fn scan(&self, bucket: Bucket, from: &[u8], visit: Visit<'_>) -> Result<(), Failure>;
 
     /// Writes a batch, durably. Returns when it is on disk.
     fn commit(&self, batch: &Batch) -> Result<(), Failure>;

@@ -5,13 +5,23 @@
 //! entries and readers for a few hundred keys at a time, so nobody waits for more than tens of microseconds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use retcd_api::raftpb;
 
+use crate::apply::Applier;
 use crate::backend::{Backend, Failure};
+use crate::flush::meta_change;
+use crate::lease;
+use crate::lease::Lessor;
+use crate::mvcc::Hashes;
+use crate::open::{conf_state_json, open};
 use crate::reader::Reader;
 use crate::rejection::Rejection;
+use crate::schema::meta;
+use crate::store::{Gauges, Shared, Store};
 
 /// How many entries one call of [`StateMachine::apply`] may hold, so that the lock is short.
 pub const BATCH_ENTRIES_MAX: usize = 64;
@@ -23,8 +33,7 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Bytes of current values that are kept in memory once they are on disk.
     pub cache_bytes: usize,
-    /// Shorter lease times are raised to this many seconds.
-    pub lease_ttl_min: i64,
+    pub lease: lease::Config,
     /// Learners that a cluster may have at once.
     pub learners_max: usize,
 }
@@ -34,7 +43,11 @@ impl Default for Config {
         Config {
             quota_bytes: Some(2 << 30),
             cache_bytes: 1 << 30,
-            lease_ttl_min: 2,
+            lease: lease::Config {
+                min_ttl_secs: 2,
+                checkpoint_interval: Duration::from_secs(5 * 60),
+                revoke_retry: Duration::from_secs(7),
+            },
             learners_max: 1,
         }
     }
@@ -65,28 +78,46 @@ pub struct Applied {
 
 /// The writer.
 pub struct StateMachine {
-    reader: Reader,
+    shared: Arc<Shared>,
 }
 
 impl StateMachine {
     /// Reads the state from a backend, which may be empty.
     pub fn open(backend: Arc<dyn Backend>, config: Config) -> Result<Self, Failure> {
-        let _ = (backend, config);
-        unimplemented!()
+        let mut lessor = Lessor::new(config.lease.clone());
+        let size = backend.size()?;
+        let store = open(backend, &config, &mut lessor)?;
+        let gauges = Gauges::default();
+        gauges.update(&store);
+        gauges.set_size(size);
+        let shared = Shared {
+            config,
+            store: RwLock::new(store),
+            lessor: Mutex::new(lessor),
+            hashes: Mutex::default(),
+            sweep: Mutex::default(),
+            gauges,
+        };
+        Ok(StateMachine { shared: Arc::new(shared) })
     }
 
     pub fn reader(&self) -> Reader {
-        self.reader.clone()
+        Reader::new(Arc::clone(&self.shared))
     }
 
     /// The last entry whose effects are in the state: replay begins behind it.
     pub fn applied_index(&self) -> u64 {
-        unimplemented!()
+        self.shared.gauges.applied_index.load(Ordering::Acquire)
+    }
+
+    /// The term of that entry.
+    pub fn applied_term(&self) -> u64 {
+        self.shared.store.read().applied_term
     }
 
     /// Raft's view of the membership as of the last [`set_conf_state`](Self::set_conf_state).
     pub fn conf_state(&self) -> Option<raftpb::ConfState> {
-        unimplemented!()
+        self.shared.store.read().conf_state.clone()
     }
 
     /// Applies committed entries in order, at most [`BATCH_ENTRIES_MAX`] under one lock, and pushes one [`Applied`]
@@ -104,19 +135,51 @@ impl StateMachine {
         now: Duration,
         out: &mut Vec<Applied>,
     ) -> Result<(), Failure> {
-        let _ = (entries, wants(0), now, out);
-        unimplemented!()
+        out.reserve(entries.len());
+        for batch in entries.chunks(BATCH_ENTRIES_MAX) {
+            let mut guard = self.shared.store.write();
+            let mut applier = Applier { shared: &self.shared, store: &mut guard, now };
+            for entry in batch {
+                out.push(applier.apply(entry, &wants)?);
+            }
+            self.end_batch(&mut guard);
+            // Readers that came while the batch ran go first; otherwise a long replay would starve them.
+            RwLockWriteGuard::unlock_fair(guard);
+        }
+        Ok(())
     }
 
     /// Stores what Raft made of an accepted membership change. Until then nothing behind that entry is flushed.
     pub fn set_conf_state(&mut self, conf_state: &raftpb::ConfState) {
-        let _ = conf_state;
-        unimplemented!()
+        let mut store = self.shared.store.write();
+        store.conf_state = Some(conf_state.clone());
+        store.pending.push(meta_change(meta::CONF_STATE, conf_state_json(conf_state)));
+        store.pending.awaits_conf_state = false;
+        self.end_batch(&mut store);
+    }
+
+    fn end_batch(&self, store: &mut Store) {
+        let Store { pending, tail, applied_index, applied_term, revision, .. } = store;
+        pending.mark(*applied_index, *applied_term, *revision, tail);
+        self.shared.gauges.update(store);
     }
 
     /// Replaces the whole state by a received one; readers and watchers go on with it.
+    ///
+    /// The storage thread must not be at work meanwhile: what it holds belongs to the old state.
     pub fn install(&mut self, backend: Arc<dyn Backend>) -> Result<(), Failure> {
-        let _ = backend;
-        unimplemented!()
+        let size = backend.size()?;
+        let mut lessor = Lessor::new(self.shared.config.lease.clone());
+        let state = open(backend, &self.shared.config, &mut lessor)?;
+        let mut store = self.shared.store.write();
+        *self.shared.lessor.lock() = lessor;
+        *self.shared.hashes.lock() = Hashes::default();
+        let old = std::mem::replace(&mut *store, state);
+        self.shared.gauges.update(&store);
+        self.shared.gauges.set_size(size);
+        drop(store);
+        // Freeing a big index takes a while; nobody should wait for it.
+        drop(old);
+        Ok(())
     }
 }

@@ -3,13 +3,27 @@
 //! A [`Reader`] is cheap to clone and may be used from any thread. Client threads read keys, members and alarms; the
 //! storage thread takes what is to be written, and does compaction, cache and hashing in slices.
 
-use retcd_api::etcdserverpb as pb;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::backend::{Batch, Encoded, Failure, Size};
-use crate::cluster;
+use parking_lot::MutexGuard;
+use retcd_api::etcdserverpb as pb;
+use retcd_api::raftpb::ConfChange;
+
+use crate::backend::{Backend, Batch, Encoded, Failure, Size};
+use crate::cluster::{Downgrade, Member};
+use crate::flush::Flush;
+use crate::lease::Lessor;
 use crate::machine::Response;
-use crate::mvcc::Record;
+use crate::mvcc::range::{Halt, Query, Scan, Show, View, read_revision};
+use crate::mvcc::{
+    CompactionStep, HashKv, KeyRange, RangeStream, Record, RecordKey, Revision, txn,
+};
 use crate::rejection::Rejection;
+use crate::schema::Bucket;
+use crate::store::{SLICE, Shared, Store};
+use crate::watch::{History, HistoryError};
 
 /// Why a read gave nothing: a "no" for the client, or a fault of this member.
 #[derive(Debug, thiserror::Error)]
@@ -20,99 +34,111 @@ pub enum ReadError {
     Failure(#[from] Failure),
 }
 
-/// Why the history cannot be read from where the caller wants it.
-#[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
-    #[error("the history begins at {compacted}")]
-    Compacted { compacted: i64 },
-    #[error(transparent)]
-    Failure(#[from] Failure),
-}
-
-/// What one commit of the backend is to write: a consistent cut up to one applied entry.
-#[derive(Debug)]
-pub struct Flush {
-    pub batch: Batch,
-    /// The last entry whose effects the batch completes.
-    pub applied_index: u64,
-    /// Bytes of the batch, roughly.
-    pub bytes: usize,
-}
-
-/// A piece of compaction work.
-#[derive(Debug)]
-pub enum CompactionStep {
-    /// Nothing to do.
-    Idle,
-    /// The records to compact are not all flushed yet: flush first.
-    NotFlushed,
-    /// To be committed in this order with the steps before it; then call again.
-    Work(Batch),
-}
-
-/// `HashKVResponse` without its header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HashKv {
-    pub hash: u32,
-    /// -1 when nothing was compacted yet.
-    pub compact_revision: i64,
-    pub hash_revision: i64,
-    /// Of the store, for the header.
-    pub current_revision: i64,
-}
-
 /// A cheap, shared view of the state.
 #[derive(Clone)]
-pub struct Reader {}
+pub struct Reader {
+    shared: Arc<Shared>,
+}
 
 /// # State
 impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Reader { shared }
+    }
+
     /// The newest revision.
     pub fn revision(&self) -> i64 {
-        unimplemented!()
+        self.shared.gauges.revision.load(Ordering::Acquire)
     }
 
     /// The last accepted compaction; -1 when there was none.
     pub fn compacted_revision(&self) -> i64 {
-        unimplemented!()
+        self.shared.gauges.compacted.load(Ordering::Acquire)
     }
 
     /// The last compaction whose old records are gone; -1 when there was none.
     pub fn finished_compaction_revision(&self) -> i64 {
-        unimplemented!()
+        self.shared.gauges.finished_compaction.load(Ordering::Acquire)
+    }
+
+    /// Whether no compaction waits for its work to be done.
+    pub fn is_compaction_idle(&self) -> bool {
+        self.shared.store.read().compactions.is_idle()
     }
 
     pub fn applied_index(&self) -> u64 {
-        unimplemented!()
+        self.shared.gauges.applied_index.load(Ordering::Acquire)
+    }
+
+    /// The last entry whose effects are completely on disk.
+    pub fn flushed_index(&self) -> u64 {
+        self.shared.store.read().pending.flushed_index()
     }
 
     /// Everything that is not on disk yet, in bytes.
     pub fn pending_bytes(&self) -> usize {
-        unimplemented!()
+        self.shared.gauges.pending_bytes.load(Ordering::Relaxed)
     }
 
-    /// What the quota is compared with, and the bytes in use.
+    /// Bytes of the database file as of the last flush.
     pub fn size(&self) -> Size {
-        unimplemented!()
+        self.shared.gauges.size()
+    }
+
+    /// Reads the size of the file again: after a defragmentation it is smaller.
+    pub fn refresh_size(&self) -> Result<(), Failure> {
+        let backend = self.backend();
+        self.shared.gauges.set_size(backend.size()?);
+        Ok(())
     }
 
     /// Live keys.
     pub fn keys(&self) -> u64 {
-        unimplemented!()
+        self.shared.store.read().index.live_len()
+    }
+
+    /// Bytes of the values in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.shared.store.read().cached_bytes
     }
 
     /// Whether a write of this [charge](crate::check::charge) fits the quota.
     pub fn fits_quota(&self, charge: u64) -> bool {
-        let _ = charge;
-        unimplemented!()
+        self.shared.fits_quota(&self.shared.store.read(), charge)
+    }
+
+    /// Tells the Raft term that headers of watch answers show.
+    pub fn set_raft_term(&self, term: u64) {
+        self.shared.gauges.raft_term.store(term, Ordering::Relaxed);
+    }
+
+    /// The leases. Never call a method of this reader while holding the guard.
+    pub fn lessor(&self) -> MutexGuard<'_, Lessor> {
+        self.shared.lessor.lock()
+    }
+}
+
+impl Shared {
+    /// Compares with the file and what is on its way to it.
+    pub(crate) fn fits_quota(&self, store: &Store, charge: u64) -> bool {
+        let Some(quota) = self.config.quota_bytes else { return true };
+        let used = self.gauges.size().total_bytes + store.pending.bytes() as u64;
+        charge == 0 || used + charge < quota
     }
 }
 
 /// # Reads
 impl Reader {
     pub fn range(&self, request: &pb::RangeRequest) -> Result<Response, ReadError> {
-        let _ = request;
-        unimplemented!()
+        let query = Query::new(request);
+        self.at_one_revision(|current, compacted| {
+            let at = read_revision(request.revision, current, compacted)?;
+            let mut scan = query.scan(at);
+            self.scan(&mut scan)?;
+            let mut body = Vec::new();
+            query.answer(scan, &*self.backend(), &mut body)?;
+            Ok(Response { revision: current, body })
+        })
     }
 
     /// The answer in chunks at one revision. `chunk_bytes` is the size that chunks aim at (max-request-bytes).
@@ -121,97 +147,228 @@ impl Reader {
         request: &pb::RangeRequest,
         chunk_bytes: usize,
     ) -> Result<RangeStream, ReadError> {
-        let _ = (request, chunk_bytes);
-        unimplemented!()
+        let (current, compacted) = self.revisions();
+        let at = read_revision(request.revision, current, compacted)?;
+        Ok(RangeStream::new(self.clone(), request, chunk_bytes, current, at))
     }
 
     /// A transaction for which [`check::is_read_only`](crate::check::is_read_only) holds.
     pub fn txn_read_only(&self, request: &pb::TxnRequest) -> Result<Response, ReadError> {
-        let _ = request;
-        unimplemented!()
+        self.at_one_revision(|current, compacted| {
+            let body = txn::read_only(self, current, compacted, request)?;
+            Ok(Response { revision: current, body })
+        })
     }
 
-    /// Appends the records of whole revisions from main revision `from` on, until `limit` records are reached or the
-    /// history ends; returns the main revision to go on with.
-    pub fn records(
+    /// Reads at the current revision, and again at a newer one when a compaction was faster.
+    fn at_one_revision<T>(
         &self,
-        from: i64,
-        limit: usize,
+        read: impl Fn(i64, i64) -> Result<T, Halt>,
+    ) -> Result<T, ReadError> {
+        loop {
+            let (current, compacted) = self.revisions();
+            match read(current, compacted) {
+                Ok(value) => return Ok(value),
+                Err(Halt::Rejected(rejection)) => return Err(rejection.into()),
+                Err(Halt::Failed(failure)) => return Err(failure.into()),
+                Err(Halt::Overtaken) => {}
+                Err(Halt::Missing(revision)) => {
+                    if self.compacted_revision() <= compacted {
+                        let Revision { main, sub } = revision;
+                        return Err(Failure::new(format!(
+                            "the record of revision {main}.{sub} is missing"
+                        ))
+                        .into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The current and the compacted revision, as of one moment.
+    fn revisions(&self) -> (i64, i64) {
+        let store = self.shared.store.read();
+        (store.revision, store.compacted)
+    }
+}
+
+/// Scans go in slices, between which others get the lock and the store moves on.
+impl View for Reader {
+    fn scan(&self, scan: &mut Scan<'_>) -> Result<(), Halt> {
+        loop {
+            let store = self.shared.store.read();
+            if store.compacted > scan.at() {
+                return Err(Halt::Overtaken);
+            }
+            if scan.step(&store, SLICE) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn backend(&self) -> Arc<dyn Backend> {
+        self.shared.store.read().backend()
+    }
+}
+
+impl History for Reader {
+    fn current_revision(&self) -> i64 {
+        self.revision()
+    }
+
+    fn compacted_revision(&self) -> i64 {
+        Reader::compacted_revision(self)
+    }
+
+    fn raft_term(&self) -> u64 {
+        self.shared.gauges.raft_term.load(Ordering::Relaxed)
+    }
+
+    /// Reads from memory where it reaches back to `from`, whatever was compacted meanwhile, and else from disk.
+    fn records(&self, from: i64, limit: usize, out: &mut Vec<Record>) -> Result<i64, HistoryError> {
+        let mut next = Revision::new(from, 0);
+        let full = out.len().saturating_add(limit.max(1));
+        loop {
+            let covers_from = {
+                let store = self.shared.store.read();
+                if next.main > store.revision {
+                    return Ok(next.main);
+                }
+                store.tail.covers_from()
+            };
+            let is_full = if next.main < covers_from {
+                self.records_on_disk(&mut next, covers_from, full, out)?
+            } else {
+                self.records_in_tail(&mut next, full, out)
+            };
+            if is_full {
+                return Ok(next.main);
+            }
+        }
+    }
+
+    fn value_at(&self, key: &[u8], main: i64) -> Result<Option<Encoded>, Failure> {
+        let read = self.at_one_revision(|current, compacted| {
+            if main < compacted || main < 1 {
+                return Ok(None);
+            }
+            let mut scan = Scan::new(KeyRange::new(key, b""), main.min(current), Show::Records);
+            self.scan(&mut scan)?;
+            scan.fetch(&*self.backend(), |_| true)?;
+            Ok(scan.into_records().pop())
+        });
+        read.map_err(|error| match error {
+            ReadError::Failure(failure) => failure,
+            ReadError::Rejection(rejection) => Failure::because("an old value", rejection),
+        })
+    }
+}
+
+impl Reader {
+    /// Takes a slice out of the tail. Returns whether `out` is full and `next` the start of a revision.
+    fn records_in_tail(&self, next: &mut Revision, full: usize, out: &mut Vec<Record>) -> bool {
+        let store = self.shared.store.read();
+        if next.main < store.tail.covers_from() {
+            return false;
+        }
+        for record in store.tail.since(*next).take(SLICE) {
+            if out.len() >= full && record.revision.main > next.main {
+                *next = Revision::new(next.main + 1, 0);
+                return true;
+            }
+            *next = Revision::new(record.revision.main, record.revision.sub + 1);
+            out.push(record.clone());
+        }
+        if store.tail.since(*next).next().is_none() {
+            *next = Revision::new(store.revision + 1, 0);
+            return true;
+        }
+        false
+    }
+
+    /// Reads records below `end` from disk. Returns whether `out` is full and `next` the start of a revision.
+    fn records_on_disk(
+        &self,
+        next: &mut Revision,
+        end: i64,
+        full: usize,
         out: &mut Vec<Record>,
-    ) -> Result<i64, HistoryError> {
-        let _ = (from, limit, out);
-        unimplemented!()
+    ) -> Result<bool, HistoryError> {
+        let first = next.main;
+        let mut is_full = false;
+        let mut is_damaged = false;
+        self.backend().scan(
+            Bucket::Key,
+            RecordKey::new(*next, false).as_bytes(),
+            &mut |key, kv| {
+                let Some((revision, is_tombstone)) = RecordKey::decode(key) else {
+                    is_damaged = true;
+                    return ControlFlow::Break(());
+                };
+                if revision.main >= end {
+                    return ControlFlow::Break(());
+                }
+                if out.len() >= full && revision.main > next.main {
+                    is_full = true;
+                    return ControlFlow::Break(());
+                }
+                *next = Revision::new(revision.main, revision.sub + 1);
+                out.push(Record { revision, is_tombstone, kv: kv.into() });
+                ControlFlow::Continue(())
+            },
+        )?;
+        if is_damaged {
+            return Err(Failure::new("a key of bucket `key` is no revision").into());
+        }
+        // Asked last: nothing that was read may have been thinned out by a compaction meanwhile.
+        let compacted = self.revisions().1;
+        if first < compacted {
+            return Err(HistoryError::Compacted(compacted));
+        }
+        *next = Revision::new(if is_full { next.main + 1 } else { end }, 0);
+        Ok(is_full)
     }
-
-    /// The value that `key` had before main revision `revision`. `None` when there was none or it was compacted.
-    pub fn value_before(&self, key: &[u8], revision: i64) -> Result<Option<Encoded>, Failure> {
-        let _ = (key, revision);
-        unimplemented!()
-    }
-}
-
-/// Chunks of a `RangeStreamResponse.range_response` body: only the last one carries count and more.
-pub struct RangeStream {}
-
-impl Iterator for RangeStream {
-    /// The body without header, and whether it is the last; the header belongs to the last one only.
-    type Item = Result<Chunk, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
-    }
-}
-
-/// One piece of a [`RangeStream`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
-    pub response: Response,
-    pub is_last: bool,
 }
 
 /// # Members and alarms
 impl Reader {
     /// Sorted by id.
-    pub fn members(&self) -> Vec<cluster::Member> {
-        unimplemented!()
+    pub fn members(&self) -> Vec<Member> {
+        self.shared.store.read().cluster.members().cloned().collect()
     }
 
-    pub fn member(&self, id: u64) -> Option<cluster::Member> {
-        let _ = id;
-        unimplemented!()
+    pub fn member(&self, id: u64) -> Option<Member> {
+        self.shared.store.read().cluster.member(id).cloned()
     }
 
     /// Ids that were members once and can never be again.
     pub fn removed_members(&self) -> Vec<u64> {
-        unimplemented!()
+        self.shared.store.read().cluster.removed().collect()
     }
 
     /// Text such as `3.7.0`; `None` while undecided.
     pub fn cluster_version(&self) -> Option<String> {
-        unimplemented!()
+        self.shared.store.read().cluster.version().map(str::to_owned)
     }
 
-    pub fn downgrade(&self) -> cluster::Downgrade {
-        unimplemented!()
+    pub fn downgrade(&self) -> Downgrade {
+        self.shared.store.read().cluster.downgrade().clone()
     }
 
+    /// All active alarms.
     pub fn alarms(&self) -> Vec<pb::AlarmMember> {
-        unimplemented!()
+        self.shared.store.read().alarms.list(pb::AlarmType::None)
     }
 
     /// Whether an alarm of this kind is active for any member.
     pub fn has_alarm(&self, kind: pb::AlarmType) -> bool {
-        let _ = kind;
-        unimplemented!()
+        self.shared.store.read().alarms.has(kind)
     }
 
     /// Why a conf change would be refused when applied now: the check that the leader makes before proposing.
-    pub fn check_conf_change(
-        &self,
-        change: &retcd_api::raftpb::ConfChange,
-    ) -> Result<(), Rejection> {
-        let _ = change;
-        unimplemented!()
+    pub fn check_conf_change(&self, change: &ConfChange) -> Result<(), ReadError> {
+        let store = self.shared.store.read();
+        Ok(store.cluster.check(change, self.shared.config.learners_max)??)
     }
 }
 
@@ -220,49 +377,70 @@ impl Reader {
     /// What is to be written next, up to about `max_bytes`. `None` when all is on disk. Commit the batch, then call
     /// [`flushed`](Self::flushed); one flush at a time.
     pub fn take_flush(&self, max_bytes: usize) -> Option<Flush> {
-        let _ = max_bytes;
-        unimplemented!()
+        let (mark, changes, bytes, mut from) = {
+            let mut store = self.shared.store.write();
+            let mark = store.pending.cut(max_bytes)?;
+            let changes = store.pending.take_changes(mark);
+            (mark, changes, store.pending.bytes_to(mark), store.tail.flushed())
+        };
+        let mut batch = Batch { changes, ..Batch::default() };
+        while from < mark.records {
+            let to = mark.records.min(from + SLICE as u64);
+            let store = self.shared.store.read();
+            let records = store.tail.slice(from, to);
+            batch
+                .records
+                .extend(records.map(|record| (record.record_key(), Arc::clone(&record.kv))));
+            from = to;
+        }
+        Some(Flush { batch, applied_index: mark.index, bytes, mark })
     }
 
-    /// Marks a committed flush as on disk.
+    /// Marks a committed flush as on disk, and trims what memory need not hold any more.
     pub fn flushed(&self, flush: Flush) -> Result<(), Failure> {
-        let _ = flush;
-        unimplemented!()
+        let Flush { mark, batch, .. } = flush;
+        // Before any lock: freeing a big batch takes a while.
+        drop(batch);
+        {
+            let mut store = self.shared.store.write();
+            store.pending.mark_flushed(mark);
+            store.tail.mark_flushed(mark.records, mark.revision);
+            self.shared.gauges.update(&store);
+        }
+        while self.shared.store.write().tail.trim(SLICE) {}
+        self.refresh_size()
     }
 
     /// Drops flushed values from memory while the cache is over its budget, looking at no more than `keys` keys.
-    /// Returns whether it is still over.
+    /// Returns whether to call again.
     pub fn evict(&self, keys: usize) -> bool {
-        let _ = keys;
-        unimplemented!()
+        self.shared.evict(keys)
     }
 
-    /// Loads values into a cache that is under its budget, at most `keys` of them. Returns whether there is more.
+    /// Loads values into a cache that is under its budget, looking at no more than `keys` keys. Returns whether to
+    /// call again.
     pub fn warm(&self, keys: usize) -> Result<bool, Failure> {
-        let _ = keys;
-        unimplemented!()
+        self.shared.warm(keys)
     }
 
     /// The next piece of the pending compaction, looking at no more than `records` records. A returned batch must be
     /// committed before the next call.
     pub fn compaction_step(&self, records: usize) -> Result<CompactionStep, Failure> {
-        let _ = records;
-        unimplemented!()
+        self.shared.compaction_step(records)
     }
 
     /// etcd's `HashKV`; revision 0 means the current one. Call it on the storage thread.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        let _ = revision;
-        unimplemented!()
+        self.shared.hash_kv(revision)
     }
 
     /// The last compactions' hashes, newest first, as the corruption check walks them.
     pub fn compaction_hashes(&self) -> Vec<HashKv> {
-        unimplemented!()
+        self.shared.hashes.lock().newest_first()
     }
 
     /// etcd's `Hash`: of all buckets as they stand in the backend.
     pub fn hash(&self) -> Result<u32, Failure> {
-        unimplemented!()
+        crate::mvcc::hash_all_buckets(&*self.backend())
     }
 }

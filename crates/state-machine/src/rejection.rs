@@ -57,9 +57,6 @@ pub enum Rejection {
     /// A request kind that this release does not serve. Its entry still counts as applied.
     #[error("{0} is not built yet")]
     NotBuilt(&'static str),
-    /// Bytes in the log that are not the message they should be, alike on every member.
-    #[error("the entry cannot be decoded: {0}")]
-    Malformed(String),
 }
 
 impl From<&Rejection> for RpcError {
@@ -87,7 +84,6 @@ impl From<&Rejection> for RpcError {
             Rejection::MemberNotLearner(_) => RpcError::MemberNotLearner,
             Rejection::TooManyLearners { .. } => RpcError::TooManyLearners,
             Rejection::NotBuilt(_) => RpcError::other(Code::Unimplemented, rejection.to_string()),
-            Rejection::Malformed(_) => RpcError::other(Code::Internal, rejection.to_string()),
         }
     }
 }

@@ -77,3 +77,9 @@ pub mod meta {
     /// Text such as `3.7.0`.
     pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 }
+
+/// The keys of bucket `cluster`.
+pub mod cluster {
+    pub const VERSION: &[u8] = b"clusterVersion";
+    pub const DOWNGRADE: &[u8] = b"downgrade";
+}

@@ -1,0 +1,208 @@
+//! The key index: for each key its newest version, and where the older ones are.
+//!
+//! The index is rebuilt from the backend at start and never written, so its shape may change freely. A deleted key
+//! stays as an entry that does not count, until compaction drops the tombstone.
+
+use retcd_btree::{BTree, Weight};
+
+use super::Revision;
+use crate::backend::Encoded;
+
+/// All keys. Only live ones are counted.
+pub(crate) type Index = BTree<Entry>;
+
+/// One version of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) main: i64,
+    pub(crate) sub: u32,
+    pub(crate) is_tombstone: bool,
+}
+
+impl Version {
+    pub(crate) fn new(revision: Revision, is_tombstone: bool) -> Self {
+        let sub = u32::try_from(revision.sub).expect("a request makes fewer than 2^32 changes");
+        Version { main: revision.main, sub, is_tombstone }
+    }
+
+    pub(crate) fn revision(self) -> Revision {
+        Revision::new(self.main, i64::from(self.sub))
+    }
+
+    /// The lowest revision above this one.
+    pub(crate) fn next(self) -> Revision {
+        Revision::new(self.main, i64::from(self.sub) + 1)
+    }
+}
+
+/// What the index holds of one key.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) newest: Version,
+    /// Main revision in which the key was created; 0 for a tombstone.
+    pub(crate) create: i64,
+    /// Puts since then; 0 for a tombstone.
+    pub(crate) version: i64,
+    /// The encoded newest value. `None`: a tombstone, or on disk only.
+    pub(crate) value: Option<Encoded>,
+    extra: Option<Box<Extra>>,
+}
+
+/// What most keys do not have.
+#[derive(Debug, Default)]
+struct Extra {
+    lease: i64,
+    /// Versions before the newest one that compaction has not dropped, ascending.
+    older: Vec<Version>,
+}
+
+impl Weight for Entry {
+    fn is_live(&self) -> bool {
+        !self.newest.is_tombstone
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(newest: Version, create: i64, version: i64, value: Option<Encoded>) -> Self {
+        Entry { newest, create, version, value, extra: None }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        !self.newest.is_tombstone
+    }
+
+    pub(crate) fn lease(&self) -> i64 {
+        self.extra.as_ref().map_or(0, |extra| extra.lease)
+    }
+
+    pub(crate) fn set_lease(&mut self, lease: i64) {
+        if lease != 0 || self.extra.is_some() {
+            self.extra.get_or_insert_default().lease = lease;
+        }
+    }
+
+    /// Bytes of the cached value.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    /// Makes `version` the newest one. The caller sets what goes with it.
+    pub(crate) fn supersede(&mut self, version: Version) {
+        assert!(self.newest.revision() < version.revision(), "revisions of a key grow");
+        self.extra.get_or_insert_default().older.push(self.newest);
+        self.newest = version;
+    }
+
+    /// The version that a read at main revision `at` sees, be it a tombstone.
+    pub(crate) fn at(&self, at: i64) -> Option<Version> {
+        if self.newest.main <= at {
+            return Some(self.newest);
+        }
+        self.older().iter().rev().find(|version| version.main <= at).copied()
+    }
+
+    fn older(&self) -> &[Version] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.older)
+    }
+
+    /// Whether a compaction at main revision `compacted` keeps this version of the key.
+    ///
+    /// The newest version at or below it stays, since a read there must still find it; a tombstone stays only when
+    /// it stands exactly there, for watchers that begin at the compaction.
+    pub(crate) fn survives(&self, version: Version, compacted: i64) -> bool {
+        if version.main > compacted {
+            return true;
+        }
+        if version.is_tombstone {
+            version.main == compacted
+        } else {
+            self.at(compacted) == Some(version)
+        }
+    }
+
+    /// Forgets an older version. Returns whether the whole entry is to go: its newest version was the one.
+    pub(crate) fn forget(&mut self, version: Version) -> bool {
+        if self.newest == version {
+            return true;
+        }
+        if let Some(extra) = &mut self.extra {
+            extra.older.retain(|older| *older != version);
+            if extra.older.is_empty() {
+                extra.older = Vec::new();
+                if extra.lease == 0 {
+                    self.extra = None;
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes in a version that was read from the backend, in revision order.
+    pub(crate) fn restore(&mut self, version: Version, create: i64, number: i64, lease: i64) {
+        self.supersede(version);
+        self.create = create;
+        self.version = number;
+        self.set_lease(lease);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(main: i64, is_tombstone: bool) -> Version {
+        Version::new(Revision::new(main, 0), is_tombstone)
+    }
+
+    /// put@2 put@4 delete@5 put@8
+    fn entry() -> Entry {
+        let mut entry = Entry::new(version(2, false), 2, 1, None);
+        entry.restore(version(4, false), 2, 2, 0);
+        entry.restore(version(5, true), 0, 0, 0);
+        entry.restore(version(8, false), 8, 1, 0);
+        entry
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Entry>() <= 56, "{} bytes", size_of::<Entry>());
+    }
+
+    #[test]
+    fn a_read_sees_the_newest_version_at_its_revision() {
+        let entry = entry();
+        let seen: Vec<_> = (1..=9).map(|at| entry.at(at).map(|version| version.main)).collect();
+        assert_eq!(
+            seen,
+            [None, Some(2), Some(2), Some(4), Some(5), Some(5), Some(5), Some(8), Some(8)]
+        );
+    }
+
+    #[test]
+    fn compaction_keeps_what_reads_at_its_revision_need() {
+        let entry = entry();
+        let kept = |compacted| {
+            let all = [version(2, false), version(4, false), version(5, true), version(8, false)];
+            all.into_iter()
+                .filter(|v| entry.survives(*v, compacted))
+                .map(|v| v.main)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(1), [2, 4, 5, 8]);
+        assert_eq!(kept(3), [2, 4, 5, 8]);
+        assert_eq!(kept(4), [4, 5, 8]);
+        assert_eq!(kept(5), [5, 8]);
+        assert_eq!(kept(6), [8]);
+        assert_eq!(kept(9), [8]);
+    }
+
+    #[test]
+    fn forgetting_the_newest_version_ends_the_entry() {
+        let mut entry = entry();
+        assert!(!entry.forget(version(4, false)));
+        assert_eq!(entry.at(4).map(|version| version.main), Some(2));
+        assert!(!entry.forget(version(2, false)) && !entry.forget(version(5, true)));
+        assert!(entry.extra.is_none());
+        assert!(entry.forget(version(8, false)));
+    }
+}

@@ -1,0 +1,322 @@
+//! The state out of a backend.
+//!
+//! Records are read in revision order, but the index wants keys in key order. So the scan gathers rows, which are
+//! sorted by key and then folded, key by key, into entries. The sort compares sixteen bytes behind what all keys have
+//! in common, and whole keys only when those are equal.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use prost::Message;
+use retcd_api::etcdserverpb::AlarmMember;
+use retcd_api::leasepb;
+use retcd_api::raftpb::ConfState;
+use serde::{Deserialize, Serialize};
+
+use crate::alarm::Alarms;
+use crate::backend::{Backend, Encoded, Failure};
+use crate::cluster::Cluster;
+use crate::flush::Pending;
+use crate::lease::Lessor;
+use crate::machine::Config;
+use crate::mvcc::index::{Entry, Index, Version};
+use crate::mvcc::tail::Tail;
+use crate::mvcc::{Compactions, KeyValue, RecordKey, Revision};
+use crate::schema::{Bucket, meta};
+use crate::store::Store;
+
+/// Reads everything. The leases go to `lessor`, with their keys.
+pub(crate) fn open(
+    backend: Arc<dyn Backend>,
+    config: &Config,
+    lessor: &mut Lessor,
+) -> Result<Store, Failure> {
+    let rows = Rows::read(&*backend, config.cache_bytes)?;
+    let finished = compact_revision(&*backend, meta::FINISHED_COMPACT_REVISION)?;
+    let scheduled = compact_revision(&*backend, meta::SCHEDULED_COMPACT_REVISION)?;
+    let compacted = finished.max(scheduled);
+    // The newest records may have been compacted away, and then the compaction is what remains of their revision.
+    let revision = rows.last.main.max(compacted).max(1);
+
+    lessor.restore(stored_leases(&*backend)?);
+    let (index, cached_bytes) = rows.into_index(lessor);
+
+    let mut compactions = Compactions::new(finished);
+    if scheduled > finished {
+        compactions.resume(scheduled);
+    }
+    let applied_index = number(&*backend, meta::CONSISTENT_INDEX)?;
+    Ok(Store {
+        index,
+        tail: Tail::new(revision),
+        pending: Pending::new(applied_index),
+        revision,
+        newest: revision,
+        compacted,
+        compactions,
+        applied_index,
+        applied_term: number(&*backend, meta::TERM)?,
+        conf_state: backend
+            .get(Bucket::Meta, meta::CONF_STATE)?
+            .map(|json| parse_conf_state(&json))
+            .transpose()?,
+        cluster: stored_cluster(&*backend)?,
+        alarms: stored_alarms(&*backend)?,
+        cached_bytes,
+        scratch: Vec::new(),
+        backend,
+    })
+}
+
+/// One stored record, as the index needs it.
+struct Row {
+    /// Where the key stands in the buffer of all keys.
+    key: std::ops::Range<usize>,
+    version: Version,
+    create: i64,
+    number: i64,
+    lease: i64,
+    /// Only the newest version of a key needs it; which one that is turns out after the sort.
+    value: Option<Encoded>,
+}
+
+#[derive(Default)]
+struct Rows {
+    keys: Vec<u8>,
+    all: Vec<Row>,
+    last: Revision,
+    /// Room for further values.
+    value_bytes_left: usize,
+}
+
+impl Rows {
+    /// Reads all records, with values as long as they fit.
+    fn read(backend: &dyn Backend, value_bytes: usize) -> Result<Self, Failure> {
+        let mut rows = Rows { value_bytes_left: value_bytes, ..Rows::default() };
+        let mut outcome = Ok(());
+        backend.scan(Bucket::Key, &[], &mut |key, kv| {
+            outcome = rows.add(key, kv);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome.map(|()| rows)
+    }
+
+    fn add(&mut self, record_key: &[u8], bytes: &[u8]) -> Result<(), Failure> {
+        let Some((revision, is_tombstone)) = RecordKey::decode(record_key) else {
+            return Err(Failure::new("a key of bucket `key` is no revision"));
+        };
+        let damaged = |what: &str| {
+            Err(Failure::new(format!(
+                "the record of revision {}.{} {what}",
+                revision.main, revision.sub
+            )))
+        };
+        if revision <= self.last {
+            return damaged("is out of order");
+        }
+        self.last = revision;
+        let Some(kv) = KeyValue::decode(bytes) else { return damaged("is no key-value message") };
+        if !is_tombstone && kv.mod_revision != revision.main {
+            return damaged("names another revision");
+        }
+        if u32::try_from(revision.sub).is_err() {
+            return damaged("has too large a sub revision");
+        }
+        let has_room = bytes.len() <= self.value_bytes_left;
+        let value = (has_room && !is_tombstone).then(|| Encoded::from(bytes));
+        self.value_bytes_left -= value.as_ref().map_or(0, |value| value.len());
+        let start = self.keys.len();
+        self.keys.extend_from_slice(kv.key);
+        self.all.push(Row {
+            key: start..self.keys.len(),
+            version: Version::new(revision, is_tombstone),
+            create: kv.create_revision,
+            number: kv.version,
+            lease: kv.lease,
+            value,
+        });
+        Ok(())
+    }
+
+    /// Builds the index, whose values have so many bytes, and ties keys to their leases.
+    fn into_index(mut self, lessor: &mut Lessor) -> (Index, usize) {
+        let order = self.sorted();
+        let keys = std::mem::take(&mut self.keys);
+        let mut rows: Vec<_> = self.all.into_iter().map(Some).collect();
+        let mut entries: Vec<(std::ops::Range<usize>, Entry)> = Vec::with_capacity(order.len());
+        let mut cached_bytes = 0;
+        let mut values: Vec<Option<Encoded>> = Vec::with_capacity(order.len());
+        for position in order {
+            let Some(row) = rows[position].take() else { continue };
+            match entries.last_mut() {
+                Some((key, entry)) if keys[key.clone()] == keys[row.key.clone()] => {
+                    entry.restore(row.version, row.create, row.number, row.lease);
+                    if let Some(value) = values.last_mut() {
+                        *value = row.value;
+                    }
+                }
+                _ => {
+                    let mut entry = Entry::new(row.version, row.create, row.number, None);
+                    entry.set_lease(row.lease);
+                    entries.push((row.key, entry));
+                    values.push(row.value);
+                }
+            }
+        }
+        for ((key, entry), value) in entries.iter_mut().zip(values) {
+            if entry.is_live()
+                && entry.lease() != 0
+                && !lessor.attach(entry.lease(), &keys[key.clone()])
+            {
+                tracing::warn!(lease = entry.lease(), "a key names a lease that does not exist");
+            }
+            entry.value = value;
+            cached_bytes += entry.cached_bytes();
+        }
+        let index = Index::from_sorted(entries.into_iter().map(|(key, entry)| (&keys[key], entry)));
+        (index, cached_bytes)
+    }
+
+    /// The positions of all rows by key, and by revision within a key.
+    fn sorted(&self) -> Vec<usize> {
+        let key = |position: usize| &self.keys[self.all[position].key.clone()];
+        let prefix = self.common_prefix();
+        let mut order: Vec<(u128, usize)> = (0..self.all.len())
+            .map(|position| (head(&key(position)[prefix..]), position))
+            .collect();
+        order.sort_unstable_by(|(a_head, a), (b_head, b)| {
+            a_head.cmp(b_head).then_with(|| key(*a).cmp(key(*b))).then(a.cmp(b))
+        });
+        order.into_iter().map(|(_, position)| position).collect()
+    }
+
+    /// Bytes that all keys begin with.
+    fn common_prefix(&self) -> usize {
+        let mut keys = self.all.iter().map(|row| &self.keys[row.key.clone()]);
+        let Some(first) = keys.next() else { return 0 };
+        keys.fold(first.len(), |len, key| {
+            first[..len].iter().zip(key).take_while(|(a, b)| a == b).count()
+        })
+    }
+}
+
+/// The first bytes of a key as a number that compares alike; shorter keys are filled up with zeros.
+fn head(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = key.len().min(16);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(bytes)
+}
+
+fn compact_revision(backend: &dyn Backend, key: &[u8]) -> Result<i64, Failure> {
+    let Some(bytes) = backend.get(Bucket::Meta, key)? else { return Ok(-1) };
+    match RecordKey::decode(&bytes) {
+        Some((revision, _)) => Ok(revision.main),
+        None => Err(Failure::new("a compaction revision in bucket `meta` is no revision")),
+    }
+}
+
+fn number(backend: &dyn Backend, key: &[u8]) -> Result<u64, Failure> {
+    let Some(bytes) = backend.get(Bucket::Meta, key)? else { return Ok(0) };
+    let bytes =
+        bytes.try_into().map_err(|_| Failure::new("a number in bucket `meta` has not 8 bytes"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn stored_leases(backend: &dyn Backend) -> Result<Vec<leasepb::Lease>, Failure> {
+    let mut leases = Vec::new();
+    each(backend, Bucket::Lease, |_, value| {
+        leases.push(
+            leasepb::Lease::decode(value)
+                .map_err(|error| Failure::because("a stored lease", error))?,
+        );
+        Ok(())
+    })?;
+    Ok(leases)
+}
+
+fn stored_alarms(backend: &dyn Backend) -> Result<Alarms, Failure> {
+    let mut alarms = Alarms::default();
+    each(backend, Bucket::Alarm, |key, _| {
+        alarms.restore(
+            &AlarmMember::decode(key).map_err(|error| Failure::because("a stored alarm", error))?,
+        );
+        Ok(())
+    })?;
+    Ok(alarms)
+}
+
+fn stored_cluster(backend: &dyn Backend) -> Result<Cluster, Failure> {
+    let mut cluster = Cluster::default();
+    for bucket in [Bucket::Members, Bucket::MembersRemoved, Bucket::Cluster] {
+        each(backend, bucket, |key, value| cluster.restore(bucket, key, value))?;
+    }
+    Ok(cluster)
+}
+
+fn each(
+    backend: &dyn Backend,
+    bucket: Bucket,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    backend.scan(bucket, &[], &mut |key, value| {
+        outcome = visit(key, value);
+        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    outcome
+}
+
+/// Raft's membership in etcd's JSON. Joint configurations do not occur: changes are made one member at a time.
+#[derive(Serialize, Deserialize)]
+struct StoredConfState {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    voters: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    learners: Vec<u64>,
+    #[serde(default)]
+    auto_leave: bool,
+}
+
+pub(crate) fn conf_state_json(state: &ConfState) -> Vec<u8> {
+    let stored = StoredConfState {
+        voters: state.voters.clone(),
+        learners: state.learners.clone(),
+        auto_leave: state.auto_leave,
+    };
+    serde_json::to_vec(&stored).expect("numbers have a JSON form")
+}
+
+fn parse_conf_state(json: &[u8]) -> Result<ConfState, Failure> {
+    let stored: StoredConfState = serde_json::from_slice(json)
+        .map_err(|error| Failure::because("the stored Raft membership", error))?;
+    Ok(ConfState {
+        voters: stored.voters,
+        learners: stored.learners,
+        auto_leave: stored.auto_leave,
+        ..ConfState::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_raft_membership_is_etcds_json() {
+        let state = ConfState { voters: vec![1, 2], learners: vec![3], ..ConfState::default() };
+        let json = conf_state_json(&state);
+        assert_eq!(json, br#"{"voters":[1,2],"learners":[3],"auto_leave":false}"#);
+        assert_eq!(parse_conf_state(&json).unwrap(), state);
+        let single = ConfState { voters: vec![u64::MAX], ..ConfState::default() };
+        assert_eq!(parse_conf_state(&conf_state_json(&single)).unwrap(), single);
+        assert_eq!(parse_conf_state(br#"{"voters":[1]}"#).unwrap().voters, [1]);
+    }
+
+    #[test]
+    fn heads_order_as_keys_do() {
+        let keys: [&[u8]; 5] = [b"", b"a", b"ab", b"b", b"bbbbbbbbbbbbbbbbb"];
+        assert!(keys.windows(2).all(|pair| head(pair[0]) < head(pair[1])));
+        assert_eq!(head(b"a"), head(b"a\0"));
+    }
+}
