@@ -1,1 +1,16 @@
-//! server
+//! The member: tasks, queues and timers around the pure parts.
+//!
+//! [`server::run`] is the program. Read `node/mod.rs` for the way of a request from the log to its answer, `grpc/mod.rs`
+//! for how calls come in, `services/` for what each of them does.
+
+mod background;
+pub mod bootstrap;
+pub mod config;
+mod grpc;
+mod http;
+pub mod logging;
+pub mod metrics;
+mod node;
+pub mod server;
+mod services;
+mod signal;

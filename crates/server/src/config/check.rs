@@ -1,0 +1,409 @@
+//! From given values to a [`Config`]: replacements, derived values, and every check that etcd makes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use retcd_net::{Url, UrlList};
+
+use super::error::Error;
+use super::flags::Flag;
+use super::gates::FeatureGates;
+use super::notice::Notice;
+use super::settings::Settings;
+use super::{AutoCompaction, Config, InitialCluster, Keepalive, duration};
+use crate::logging;
+
+const MAX_ELECTION_MS: u64 = 50_000;
+const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
+const SUGGESTED_QUOTA_BYTES: u64 = 8 << 30;
+const SUGGESTED_REQUEST_BYTES: u64 = 10 << 20;
+const DEFAULT_BCRYPT_COST: u32 = 10;
+const MIN_WATCH_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who spoke. The file and the words differ in when the defaults of URLs fall away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Words,
+    File,
+}
+
+pub(super) fn check(
+    mut settings: Settings,
+    origin: Origin,
+    default_host: &dyn Fn() -> Option<IpAddr>,
+) -> Result<Config, Error> {
+    let log = log_settings(&settings)?;
+    check_bootstrap_sources(&settings)?;
+    if settings.duration("compact-hash-check-time").is_zero() {
+        return Err(Error::NotPositive { flag: "compact-hash-check-time", set: "0s".to_owned() });
+    }
+    settings.check_available()?;
+    let name = settings.text("name");
+    let urls = Urls::read(&mut settings, origin, default_host)?;
+    let initial_cluster = initial_cluster(&settings, &name, &urls.advertise_peer)?;
+    let (heartbeat_interval, election_timeout) = intervals(&settings)?;
+    let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
+    let auto_compaction = auto_compaction(&settings)?;
+    let auth_token = settings.text("auth-token");
+    if auth_token != "simple" {
+        let what = if auth_token.starts_with("jwt") { "JWT" } else { "auth without tokens" };
+        return Err(Error::NotAvailable { flag: "auth-token", what });
+    }
+    let extensive_metrics = match settings.text("metrics").as_str() {
+        "basic" => false,
+        "extensive" => true,
+        other => return Err(Error::MetricsLevel(other.to_owned())),
+    };
+    let bcrypt_cost = bcrypt_cost(&mut settings);
+    let quota_backend_bytes = quota(&mut settings);
+    let max_request_bytes = max_request_bytes(&mut settings)?;
+    notice_flags_without_meaning(&mut settings);
+    let data_dir = data_dir(&mut settings, &name);
+
+    Ok(Config {
+        data_dir,
+        wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
+        listen_peer_urls: urls.listen_peer,
+        listen_client_urls: urls.listen_client,
+        listen_metrics_urls: urls.listen_metrics,
+        initial_advertise_peer_urls: urls.advertise_peer,
+        advertise_client_urls: urls.advertise_client,
+        socket_options: retcd_net::listener::Options {
+            reuse_port: settings.bool("socket-reuse-port"),
+            reuse_address: settings.bool("socket-reuse-address"),
+        },
+        initial_cluster,
+        initial_cluster_token: settings.text("initial-cluster-token"),
+        strict_reconfig_check: settings.bool("strict-reconfig-check"),
+        max_learners: not_negative(&settings, "max-learners")?,
+        heartbeat_interval,
+        election_timeout,
+        initial_election_tick_advance: settings.bool("initial-election-tick-advance"),
+        pre_vote: settings.bool("pre-vote"),
+        snapshot_count: or(settings.uint("snapshot-count"), 10_000),
+        snapshot_catchup_entries: or(settings.uint("snapshot-catchup-entries"), 5_000),
+        max_snapshots: settings.uint("max-snapshots"),
+        max_wals: settings.uint("max-wals"),
+        quota_backend_bytes,
+        backend_batch_interval: or_millis(settings.duration("backend-batch-interval"), 100),
+        backend_batch_limit: or(not_negative(&settings, "backend-batch-limit")?, 10_000),
+        auto_compaction,
+        compaction_batch_limit: or(not_negative(&settings, "compaction-batch-limit")?, 1_000),
+        compaction_sleep_interval: or_millis(settings.duration("compaction-sleep-interval"), 10),
+        max_txn_ops: size(&settings, "max-txn-ops")?,
+        max_request_bytes,
+        max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams"))
+            .map_err(|_| Error::TooLarge("max-concurrent-streams"))?,
+        keepalive: Keepalive {
+            min_time: settings.duration("grpc-keepalive-min-time"),
+            interval: unless_zero(settings.duration("grpc-keepalive-interval")),
+            timeout: unless_zero(settings.duration("grpc-keepalive-timeout")),
+        },
+        watch_progress_notify_interval: or_millis(
+            settings.duration("watch-progress-notify-interval"),
+            600_000,
+        )
+        .max(MIN_WATCH_PROGRESS_INTERVAL),
+        enable_grpc_gateway: settings.bool("enable-grpc-gateway"),
+        bcrypt_cost,
+        auth_token_ttl: Duration::from_secs(settings.uint("auth-token-ttl")),
+        feature_gates,
+        extensive_metrics,
+        log,
+        warning_apply_duration: settings.duration("warning-apply-duration"),
+        warning_unary_request_duration: or_millis(
+            settings.duration("warning-unary-request-duration"),
+            300,
+        ),
+        value_cache_bytes: settings.uint("experimental-value-cache-bytes"),
+        client_threads: settings.uint("experimental-client-threads"),
+        name,
+        notices: settings.notices,
+    })
+}
+
+/// Only one of the ways to find the other members, and a whole one. Checked before the refusal of those that
+/// do not exist yet, so that a contradiction is named as such.
+fn check_bootstrap_sources(settings: &Settings) -> Result<(), Error> {
+    let endpoints = settings.list("discovery-endpoints");
+    let ways = [
+        settings.is_given("initial-cluster") && !settings.text("initial-cluster").is_empty(),
+        !settings.text("discovery-srv").is_empty(),
+        !endpoints.is_empty(),
+    ];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        return Err(Error::ConflictingBootstrapFlags);
+    }
+    if settings.text("discovery-token").is_empty() != endpoints.is_empty() {
+        return Err(Error::DiscoveryHalfSet);
+    }
+    let fallback = settings.text("discovery-fallback");
+    if fallback != "exit" {
+        return Err(Error::DiscoveryFallback(fallback));
+    }
+    match settings.text("initial-cluster-state").as_str() {
+        "new" => Ok(()),
+        "existing" => Err(Error::NotAvailable {
+            flag: "initial-cluster-state",
+            what: "joining an existing cluster",
+        }),
+        other => Err(Error::ClusterState(other.to_owned())),
+    }
+}
+
+struct Urls {
+    listen_peer: UrlList,
+    listen_client: UrlList,
+    listen_metrics: UrlList,
+    advertise_peer: UrlList,
+    advertise_client: UrlList,
+}
+
+impl Urls {
+    fn read(
+        settings: &mut Settings,
+        origin: Origin,
+        default_host: &dyn Fn() -> Option<IpAddr>,
+    ) -> Result<Self, Error> {
+        // The default address would be wrong for clients elsewhere, so it must be said.
+        let is_silent = !settings.is_given("advertise-client-urls");
+        if origin == Origin::Words && settings.is_given("listen-client-urls") && is_silent {
+            return Err(Error::UnsetAdvertiseClientUrls);
+        }
+        let mut urls = Self {
+            listen_peer: own(settings, "listen-peer-urls")?,
+            listen_client: own(settings, "listen-client-urls")?,
+            listen_metrics: own(settings, "listen-metrics-urls")?,
+            advertise_peer: advertised(settings, "initial-advertise-peer-urls")?,
+            advertise_client: advertised(settings, "advertise-client-urls")?,
+        };
+        let lists = [
+            ("listen-peer-urls", &urls.listen_peer),
+            ("listen-client-urls", &urls.listen_client),
+            ("initial-advertise-peer-urls", &urls.advertise_peer),
+            ("advertise-client-urls", &urls.advertise_client),
+        ];
+        if let Some((flag, _)) = lists.into_iter().find(|(_, list)| list.is_empty()) {
+            return Err(Error::NoUrl(flag));
+        }
+        urls.replace_default_hosts(settings, default_host)?;
+        Ok(urls)
+    }
+
+    /// A member that listens everywhere but advertises the default would tell others `localhost`: it
+    /// advertises the address of its default route instead.
+    fn replace_default_hosts(
+        &mut self,
+        settings: &mut Settings,
+        default_host: &dyn Fn() -> Option<IpAddr>,
+    ) -> Result<(), Error> {
+        let pairs = [
+            ("initial-advertise-peer-urls", &self.listen_peer, &mut self.advertise_peer),
+            ("advertise-client-urls", &self.listen_client, &mut self.advertise_client),
+        ];
+        for (flag, listen, advertise) in pairs {
+            let is_default = advertise.to_string() == Flag::named(flag).default;
+            let listen = listen.first().expect("the lists are not empty");
+            if !is_default || listen.host() != Some("0.0.0.0") {
+                continue;
+            }
+            if let Some(host) = default_host() {
+                *advertise = UrlList::from_iter([listen.with_host(host)?]);
+                settings.notices.push(Notice::DefaultHost(host.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// URLs to listen on.
+fn own(settings: &Settings, flag: &'static str) -> Result<UrlList, Error> {
+    let urls = settings.urls(flag);
+    urls.iter().try_for_each(Url::check_bindable)?;
+    if urls.iter().any(Url::is_tls) {
+        return Err(Error::NotAvailable { flag, what: "TLS" });
+    }
+    Ok(urls)
+}
+
+/// URLs to tell others.
+fn advertised(settings: &Settings, flag: &'static str) -> Result<UrlList, Error> {
+    let urls = settings.urls(flag);
+    urls.iter().try_for_each(Url::check_advertisable).map_err(|source| Error::AdvertisedUrl {
+        flag,
+        urls: urls.to_string(),
+        source,
+    })?;
+    Ok(urls)
+}
+
+/// The default is built from the name and the advertised URLs, but only for a name of one's own, as in etcd.
+fn initial_cluster(
+    settings: &Settings,
+    name: &str,
+    advertised: &UrlList,
+) -> Result<InitialCluster, Error> {
+    let text = settings.text("initial-cluster");
+    let is_default = text == Flag::named("initial-cluster").default;
+    let cluster = if text.is_empty() || is_default && name != Flag::named("name").default {
+        InitialCluster::single(name, advertised.clone())
+    } else {
+        InitialCluster::parse(&text)?
+    };
+    if cluster.len() > 1 {
+        return Err(Error::NotAvailable {
+            flag: "initial-cluster",
+            what: "a cluster of several members",
+        });
+    }
+    Ok(cluster)
+}
+
+fn intervals(settings: &Settings) -> Result<(Duration, Duration), Error> {
+    let heartbeat_ms = settings.uint("heartbeat-interval");
+    let election_ms = settings.uint("election-timeout");
+    for (flag, ms) in [("heartbeat-interval", heartbeat_ms), ("election-timeout", election_ms)] {
+        if ms == 0 {
+            return Err(Error::NotPositive { flag, set: "0ms".to_owned() });
+        }
+    }
+    if heartbeat_ms.saturating_mul(5) > election_ms {
+        return Err(Error::ElectionTooShort { election_ms, heartbeat_ms });
+    }
+    if election_ms > MAX_ELECTION_MS {
+        return Err(Error::ElectionTooLong(election_ms));
+    }
+    Ok((Duration::from_millis(heartbeat_ms), Duration::from_millis(election_ms)))
+}
+
+/// A bare number means hours or revisions, by the mode.
+fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, Error> {
+    let retention = settings.text("auto-compaction-retention");
+    let wrong = || Error::CompactionRetention(retention.clone());
+    let number = retention.parse::<u32>().ok();
+    match (settings.text("auto-compaction-mode").as_str(), number) {
+        ("periodic" | "revision", Some(0)) => Ok(AutoCompaction::Off),
+        ("periodic", Some(hours)) => {
+            Ok(AutoCompaction::Periodic(Duration::from_secs(3600) * hours))
+        }
+        ("periodic", None) => match duration::parse(&retention).ok_or_else(wrong)? {
+            Duration::ZERO => Ok(AutoCompaction::Off),
+            period => Ok(AutoCompaction::Periodic(period)),
+        },
+        ("revision", _) => match retention.parse::<i64>() {
+            Ok(revisions) if revisions > 0 => Ok(AutoCompaction::Revision(revisions)),
+            _ => Err(wrong()),
+        },
+        ("", _) => Err(Error::NoCompactionMode),
+        (other, _) => Err(Error::CompactionMode(other.to_owned())),
+    }
+}
+
+fn log_settings(settings: &Settings) -> Result<logging::Settings, Error> {
+    match settings.text("logger").as_str() {
+        "zap" => {}
+        "capnslog" => return Err(Error::Capnslog),
+        other => return Err(Error::Logger(other.to_owned())),
+    }
+    let (level, format) = (settings.text("log-level"), settings.text("log-format"));
+    let mut outputs = settings.list("log-outputs");
+    outputs.sort();
+    outputs.dedup();
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
+        return Err(Error::SeveralLogOutputs);
+    }
+    if outputs.iter().any(|output| output == "systemd/journal") {
+        return Err(Error::NotAvailable { flag: "log-outputs", what: "logging to the journal" });
+    }
+    if outputs.is_empty() {
+        outputs.push("default".to_owned());
+    }
+    Ok(logging::Settings {
+        level: logging::Level::from_name(&level).ok_or(Error::LogLevel(level))?,
+        format: logging::Format::from_name(&format).ok_or(Error::LogFormat(format))?,
+        outputs: outputs.iter().map(|output| logging::Output::from_name(output)).collect(),
+    })
+}
+
+fn quota(settings: &mut Settings) -> Option<u64> {
+    match u64::try_from(settings.int("quota-backend-bytes")) {
+        Err(_) => None,
+        Ok(0) => Some(DEFAULT_QUOTA_BYTES),
+        Ok(bytes) => {
+            if bytes > SUGGESTED_QUOTA_BYTES {
+                let suggested = SUGGESTED_QUOTA_BYTES;
+                settings.notices.push(Notice::LargeQuota { bytes, suggested });
+            }
+            Some(bytes)
+        }
+    }
+}
+
+fn max_request_bytes(settings: &mut Settings) -> Result<usize, Error> {
+    let bytes = settings.uint("max-request-bytes");
+    if bytes > SUGGESTED_REQUEST_BYTES {
+        let suggested = SUGGESTED_REQUEST_BYTES;
+        settings.notices.push(Notice::LargeRequests { bytes, suggested });
+    }
+    // The length of a gRPC message has 32 bits, and a receive limit stands above this one.
+    if bytes > u64::from(u32::MAX / 2) {
+        return Err(Error::TooLarge("max-request-bytes"));
+    }
+    size(settings, "max-request-bytes")
+}
+
+fn bcrypt_cost(settings: &mut Settings) -> u32 {
+    let set = settings.uint("bcrypt-cost");
+    if let Some(cost) = u32::try_from(set).ok().filter(|cost| (4..=31).contains(cost)) {
+        return cost;
+    }
+    settings.notices.push(Notice::BcryptCost { set, used: DEFAULT_BCRYPT_COST });
+    DEFAULT_BCRYPT_COST
+}
+
+fn notice_flags_without_meaning(settings: &mut Settings) {
+    for (flag, reason) in [
+        ("backend-bbolt-freelist-type", "the backend has no free list to choose"),
+        ("v2-deprecation", "there is no v2 store"),
+    ] {
+        if settings.asks_for(Flag::named(flag)) {
+            settings.notices.push(Notice::WithoutMeaning { flag, reason });
+        }
+    }
+    let name = settings.text("name");
+    if name == Flag::named("name").default {
+        settings.notices.push(Notice::DefaultName(name));
+    }
+}
+
+fn data_dir(settings: &mut Settings, name: &str) -> PathBuf {
+    let dir = settings.text("data-dir");
+    if !dir.is_empty() {
+        return PathBuf::from(dir);
+    }
+    let dir = PathBuf::from(format!("{name}.etcd"));
+    settings.notices.push(Notice::DefaultDataDir(dir.clone()));
+    dir
+}
+
+fn not_negative(settings: &Settings, flag: &'static str) -> Result<u64, Error> {
+    u64::try_from(settings.int(flag)).map_err(|_| Error::Negative(flag))
+}
+
+fn size(settings: &Settings, flag: &'static str) -> Result<usize, Error> {
+    usize::try_from(settings.uint(flag)).map_err(|_| Error::TooLarge(flag))
+}
+
+fn or(number: u64, default: u64) -> u64 {
+    if number == 0 { default } else { number }
+}
+
+fn or_millis(duration: Duration, default_ms: u64) -> Duration {
+    if duration.is_zero() { Duration::from_millis(default_ms) } else { duration }
+}
+
+fn unless_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
