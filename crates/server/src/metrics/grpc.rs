@@ -3,83 +3,8 @@
 
 use std::time::Duration;
 
-use Shape::{BidiStream, ServerStream, Unary};
-
 use super::registry::{Counter, Family, Histogram, Metric, label_text};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Unary,
-    ServerStream,
-    BidiStream,
-}
-
-impl Shape {
-    fn name(self) -> &'static str {
-        match self {
-            Unary => "unary",
-            ServerStream => "server_stream",
-            BidiStream => "bidi_stream",
-        }
-    }
-}
-
-/// Service, method, shape.
-#[rustfmt::skip]
-static METHODS: &[(&str, &str, Shape)] = &[
-    ("etcdserverpb.KV", "Range", Unary),
-    ("etcdserverpb.KV", "RangeStream", ServerStream),
-    ("etcdserverpb.KV", "Put", Unary),
-    ("etcdserverpb.KV", "DeleteRange", Unary),
-    ("etcdserverpb.KV", "Txn", Unary),
-    ("etcdserverpb.KV", "Compact", Unary),
-    ("etcdserverpb.Watch", "Watch", BidiStream),
-    ("etcdserverpb.Lease", "LeaseGrant", Unary),
-    ("etcdserverpb.Lease", "LeaseRevoke", Unary),
-    ("etcdserverpb.Lease", "LeaseKeepAlive", BidiStream),
-    ("etcdserverpb.Lease", "LeaseTimeToLive", Unary),
-    ("etcdserverpb.Lease", "LeaseLeases", Unary),
-    ("etcdserverpb.Cluster", "MemberAdd", Unary),
-    ("etcdserverpb.Cluster", "MemberRemove", Unary),
-    ("etcdserverpb.Cluster", "MemberUpdate", Unary),
-    ("etcdserverpb.Cluster", "MemberList", Unary),
-    ("etcdserverpb.Cluster", "MemberPromote", Unary),
-    ("etcdserverpb.Maintenance", "Alarm", Unary),
-    ("etcdserverpb.Maintenance", "Status", Unary),
-    ("etcdserverpb.Maintenance", "Defragment", Unary),
-    ("etcdserverpb.Maintenance", "Hash", Unary),
-    ("etcdserverpb.Maintenance", "HashKV", Unary),
-    ("etcdserverpb.Maintenance", "Snapshot", ServerStream),
-    ("etcdserverpb.Maintenance", "MoveLeader", Unary),
-    ("etcdserverpb.Maintenance", "Downgrade", Unary),
-    ("etcdserverpb.Auth", "AuthEnable", Unary),
-    ("etcdserverpb.Auth", "AuthDisable", Unary),
-    ("etcdserverpb.Auth", "AuthStatus", Unary),
-    ("etcdserverpb.Auth", "Authenticate", Unary),
-    ("etcdserverpb.Auth", "UserAdd", Unary),
-    ("etcdserverpb.Auth", "UserGet", Unary),
-    ("etcdserverpb.Auth", "UserList", Unary),
-    ("etcdserverpb.Auth", "UserDelete", Unary),
-    ("etcdserverpb.Auth", "UserChangePassword", Unary),
-    ("etcdserverpb.Auth", "UserGrantRole", Unary),
-    ("etcdserverpb.Auth", "UserRevokeRole", Unary),
-    ("etcdserverpb.Auth", "RoleAdd", Unary),
-    ("etcdserverpb.Auth", "RoleGet", Unary),
-    ("etcdserverpb.Auth", "RoleList", Unary),
-    ("etcdserverpb.Auth", "RoleDelete", Unary),
-    ("etcdserverpb.Auth", "RoleGrantPermission", Unary),
-    ("etcdserverpb.Auth", "RoleRevokePermission", Unary),
-    ("v3lockpb.Lock", "Lock", Unary),
-    ("v3lockpb.Lock", "Unlock", Unary),
-    ("v3electionpb.Election", "Campaign", Unary),
-    ("v3electionpb.Election", "Proclaim", Unary),
-    ("v3electionpb.Election", "Leader", Unary),
-    ("v3electionpb.Election", "Observe", ServerStream),
-    ("v3electionpb.Election", "Resign", Unary),
-    ("grpc.health.v1.Health", "Check", Unary),
-    ("grpc.health.v1.Health", "List", Unary),
-    ("grpc.health.v1.Health", "Watch", ServerStream),
-];
+use crate::services::Rpc;
 
 /// Names of the status codes, by number.
 const CODES: [&str; 17] = [
@@ -109,7 +34,7 @@ const HANDLING_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 const LABELS_WITH_CODE: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
 
-/// The counters of all methods.
+/// The counters of all methods, in the order of [`Rpc::ALL`], which is that of the variants.
 #[derive(Debug)]
 pub struct Grpc {
     methods: Vec<Method>,
@@ -118,7 +43,6 @@ pub struct Grpc {
 /// The counters of one method.
 #[derive(Debug)]
 pub struct Method {
-    path: String,
     labels: [&'static str; 3],
     started: Counter,
     received: Counter,
@@ -129,21 +53,19 @@ pub struct Method {
 
 impl Grpc {
     pub(super) fn new(extensive: bool) -> Self {
-        let method = |(service, method, shape): &(&'static str, &'static str, Shape)| Method {
-            path: format!("/{service}/{method}"),
-            labels: [shape.name(), service, method],
+        let method = |rpc: &Rpc| Method {
+            labels: [rpc.kind().label(), rpc.service(), rpc.method()],
             started: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
             handled: Default::default(),
             handling: extensive.then(|| Histogram::new(&HANDLING_BOUNDS)),
         };
-        Self { methods: METHODS.iter().map(method).collect() }
+        Self { methods: Rpc::ALL.iter().map(method).collect() }
     }
 
-    /// The counters of a path such as `/etcdserverpb.KV/Put`. Walks a list: keep what it finds.
-    pub fn method(&self, path: &str) -> Option<&Method> {
-        self.methods.iter().find(|method| method.path == path)
+    pub(crate) fn method(&self, rpc: Rpc) -> &Method {
+        &self.methods[rpc as usize]
     }
 
     pub(super) fn rows(&self) -> [(&'static str, &'static str, Rows<'_>); 5] {
