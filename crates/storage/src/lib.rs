@@ -10,6 +10,7 @@
 //! simulated one that forgets what was not synced. A failed write or sync is never retried: after it nobody knows what
 //! the disk holds, so the caller has to end the process and read everything back.
 
+pub mod backend;
 pub mod data_dir;
 pub mod fs;
 pub mod snapshot;

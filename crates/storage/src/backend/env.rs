@@ -1,0 +1,172 @@
+//! Opening an LMDB file, and keeping its pages out of the resident memory.
+//!
+//! JUSTIFICATION: an LMDB environment is a memory map, which std and heed rightly call unsafe to open; and only the
+//! kernel can be told to forget mapped pages. Walking a database of 256 MB leaves all of it resident; after
+//! [`Env::trim`] it is under 1 MB, and the next read finds the pages in the page cache.
+#![allow(unsafe_code, reason = "memory maps")]
+
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, EnvFlags, EnvOpenOptions, WithoutTls};
+use retcd_state_machine::backend::Size;
+use retcd_state_machine::schema::Bucket;
+
+use super::Error;
+
+/// The database with what belongs to the file itself.
+const FILE_DATABASE: &str = "retcd";
+const FORMAT_KEY: &[u8] = b"format";
+/// Changes when an older program could not read the file.
+const FORMAT: &str = "1";
+/// Calls that may read at the same time; each takes a slot of 64 bytes in the lock file.
+const READERS_MAX: u32 = 1024;
+/// The buckets and what belongs to the file itself.
+const DATABASES_MAX: u32 = 16;
+/// LMDB's two meta pages belong to no tree.
+const META_PAGES: usize = 2;
+
+pub(super) type BucketDatabase = Database<'static, Bytes, Bytes>;
+
+/// An open database file of our format.
+#[derive(Debug)]
+pub(super) struct Env {
+    pub(super) env: heed::Env<WithoutTls>,
+    buckets: Vec<BucketDatabase>,
+    file: BucketDatabase,
+    /// Addresses of the map; `None` where the system does not tell.
+    map: Option<Range<usize>>,
+}
+
+impl Env {
+    /// Makes an empty file of our format, durably; nothing is there yet.
+    pub(super) fn create(path: &Path, map_bytes: usize) -> Result<(), Error> {
+        let env = open(path, map_bytes)?;
+        create_databases(&env).map(drop).map_err(|source| error("create", path, source))
+    }
+
+    /// Opens a file that is there. No other process uses it: the data dir is locked.
+    pub(super) fn open(path: &Path, map_bytes: usize) -> Result<Self, Error> {
+        let env = open(path, map_bytes)?;
+        check_format(&env, path)?;
+        let (file, buckets) =
+            create_databases(&env).map_err(|source| error("open", path, source))?;
+        let map = find_map(path);
+        Ok(Env { env, buckets, file, map })
+    }
+
+    pub(super) fn bucket(&self, bucket: Bucket) -> BucketDatabase {
+        self.buckets[bucket as usize]
+    }
+
+    /// Pages of the file up to the highest one ever used, and without the free ones. Reads a dozen tree roots.
+    pub(super) fn size(&self) -> heed::Result<Size> {
+        let txn = self.env.read_txn()?;
+        let main = self.env.unnamed_database_stat();
+        let mut in_use = META_PAGES * main.page_size as usize + main.non_free_page_size();
+        for database in self.buckets.iter().chain([&self.file]) {
+            in_use += database.stat(&txn)?.non_free_page_size();
+        }
+        let total = (self.env.info().last_page_number + 1) * main.page_size as usize;
+        Ok(Size { total_bytes: total as u64, in_use_bytes: in_use as u64 })
+    }
+
+    /// Tells the kernel that the pages read so far are not needed in this process. They stay in the page cache.
+    pub(super) fn trim(&self) -> std::io::Result<()> {
+        let Some(map) = &self.map else { return Ok(()) };
+        let page_bytes = self.env.unnamed_database_stat().page_size as usize;
+        let used = (self.env.info().last_page_number + 1) * page_bytes;
+        let len = used.min(map.len());
+        let start = std::ptr::with_exposed_provenance_mut(map.start);
+        // SAFETY: the range is within the map of this environment's file, which lives as long as `self.env`; it was
+        // looked up as a shared mapping of that very file. For a shared mapping this advice drops page table entries
+        // only: concurrent readers fault the same bytes in again.
+        let code = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
+        if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
+}
+
+fn open(path: &Path, map_bytes: usize) -> Result<heed::Env<WithoutTls>, Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(DATABASES_MAX);
+    // SAFETY: the flag only says that the path is the file itself, and weakens nothing.
+    unsafe { options.flags(EnvFlags::NO_SUB_DIR) };
+    // SAFETY: the map is read only, and the file under it is written by LMDB alone: the data dir's lock keeps other
+    // processes away, and within this one heed refuses to open a path twice. A file whose name is given to another is
+    // not changed by that, and stays mapped until its environment is closed.
+    unsafe { options.open(path) }.map_err(|source| error("open", path, source))
+}
+
+fn error(operation: &'static str, path: &Path, source: heed::Error) -> Error {
+    Error::Database { operation, path: path.to_path_buf(), source }
+}
+
+/// Refuses a file that is not ours before anything is written to it.
+fn check_format(env: &heed::Env<WithoutTls>, path: &Path) -> Result<(), Error> {
+    let read = || -> heed::Result<Option<Vec<u8>>> {
+        let txn = env.read_txn()?;
+        let file = env.open_databases_and_commit(txn, |opener, txn| {
+            let file = opener.open_database::<Bytes, Bytes>(txn, Some(FILE_DATABASE))?;
+            heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(file))
+        })?;
+        let Some(file) = file.commit().flatten() else { return Ok(None) };
+        let txn = env.read_txn()?;
+        Ok(file.get(&txn, FORMAT_KEY)?.map(<[u8]>::to_vec))
+    };
+    let found = read().map_err(|source| error("open", path, source))?;
+    let path = || path.to_path_buf();
+    match found {
+        None => Err(Error::Foreign { path: path() }),
+        Some(found) if found == FORMAT.as_bytes() => Ok(()),
+        Some(found) => {
+            let found = String::from_utf8_lossy(&found).into_owned();
+            Err(Error::UnknownFormat { path: path(), found, known: FORMAT })
+        }
+    }
+}
+
+/// Makes all databases, in one transaction with the format: a file that has pages has a format.
+fn create_databases(
+    env: &heed::Env<WithoutTls>,
+) -> heed::Result<(BucketDatabase, Vec<BucketDatabase>)> {
+    let txn = env.write_txn()?;
+    let databases = env.create_databases_and_commit(txn, |opener, txn| {
+        let file = opener.create_database::<Bytes, Bytes>(txn, Some(FILE_DATABASE))?;
+        if file.get(txn, FORMAT_KEY)?.is_none() {
+            file.put(txn, FORMAT_KEY, FORMAT.as_bytes())?;
+        }
+        let mut buckets = [None; Bucket::ALL.len()];
+        for bucket in Bucket::ALL {
+            buckets[bucket as usize] =
+                Some(opener.create_database::<Bytes, Bytes>(txn, Some(bucket.name()))?);
+        }
+        heed::Result::Ok(CommitOrAbort::<_, ()>::Commit((file, buckets)))
+    })?;
+    let (file, buckets) = databases.unwrap_commit();
+    Ok((file, buckets.into_iter().flatten().collect()))
+}
+
+/// Where the file is mapped, from the kernel's list of this process's maps. Only a shared map of that very file counts.
+fn find_map(path: &Path) -> Option<Range<usize>> {
+    let inode = path.metadata().ok()?.ino().to_string();
+    let path = path.canonicalize().ok()?;
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let mut found = None;
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (range, flags) = (words.next()?, words.next()?);
+        let (mapped_inode, mapped_path) = (words.nth(2)?, words.next());
+        let is_ours = mapped_inode == inode && mapped_path.map(Path::new) == Some(&path);
+        if is_ours && flags.ends_with('s') {
+            let (start, end) = range.split_once('-')?;
+            let start = usize::from_str_radix(start, 16).ok()?;
+            let end = usize::from_str_radix(end, 16).ok()?;
+            if found.replace(start..end).is_some() {
+                return None;
+            }
+        }
+    }
+    found
+}
