@@ -8,7 +8,7 @@ use retcd_net::{Url, UrlList};
 
 use super::error::Error;
 use super::flags::Flag;
-use super::gates::FeatureGates;
+use super::gates::{FeatureGates, Gate};
 use super::notice::Notice;
 use super::settings::Settings;
 use super::{AutoCompaction, Config, InitialCluster, Keepalive, duration};
@@ -44,6 +44,10 @@ pub(super) fn check(
     let initial_cluster = initial_cluster(&settings, &name, &urls.advertise_peer)?;
     let (heartbeat_interval, election_timeout) = intervals(&settings)?;
     let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
+    let has_checkpoints = feature_gates.is_enabled(Gate::LeaseCheckpoint);
+    if has_checkpoints && !feature_gates.is_enabled(Gate::LeaseCheckpointPersist) {
+        settings.notices.push(Notice::CheckpointWithoutPersistence);
+    }
     let auto_compaction = auto_compaction(&settings)?;
     let auth_token = settings.text("auth-token");
     if auth_token != "simple" {

@@ -38,8 +38,8 @@ pub static GATES: &[Row] = &[
     row(Gate::CompactHashCheck, "CompactHashCheck", false, Stage::Alpha, Ready),
     row(Gate::FastLeaseKeepAlive, "FastLeaseKeepAlive", true, Stage::Beta, Ready),
     row(Gate::InitialCorruptCheck, "InitialCorruptCheck", false, Stage::Alpha, Ready),
-    row(Gate::LeaseCheckpoint, "LeaseCheckpoint", false, Stage::Alpha, NotYet("replication of remaining lease TTLs")),
-    row(Gate::LeaseCheckpointPersist, "LeaseCheckpointPersist", false, Stage::Alpha, NotYet("storage of remaining lease TTLs")),
+    row(Gate::LeaseCheckpoint, "LeaseCheckpoint", false, Stage::Alpha, Ready),
+    row(Gate::LeaseCheckpointPersist, "LeaseCheckpointPersist", false, Stage::Alpha, Ready),
     row(Gate::PriorityRequest, "PriorityRequest", false, Stage::Alpha, NotYet("a higher limit for lease revocation")),
     row(Gate::SetMemberLocalAddr, "SetMemberLocalAddr", false, Stage::Alpha, Ready),
     row(Gate::StopGrpcServiceOnDefrag, "StopGRPCServiceOnDefrag", false, Stage::Alpha, NotYet("gRPC health during defragmentation")),
@@ -197,8 +197,8 @@ mod tests {
         assert_eq!(error("AllBeta"), "missing bool value for AllBeta");
         assert!(error("AllBeta=maybe").starts_with("invalid value of AllBeta=maybe"));
         assert_eq!(
-            error("LeaseCheckpoint=true"),
-            "feature gate LeaseCheckpoint: replication of remaining lease TTLs is not available yet"
+            error("PriorityRequest=true"),
+            "feature gate PriorityRequest: a higher limit for lease revocation is not available yet"
         );
         assert!(error("AllAlpha=true").contains("is not available yet"));
         assert_eq!(error("LeaseCheckpointPersist=true"), Error::NeedsLeaseCheckpoint.to_string());

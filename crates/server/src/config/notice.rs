@@ -92,6 +92,10 @@ impl Notice {
                 recommended_request_bytes = suggested,
                 "exceeded recommended request limit"
             ),
+            Self::CheckpointWithoutPersistence => tracing::warn!(
+                "Detected that checkpointing is enabled without persistence. Consider enabling feature \
+                 gate LeaseCheckpointPersist"
+            ),
             Self::BcryptCost { set, used } => tracing::warn!(
                 given_cost = set,
                 default_cost = used,

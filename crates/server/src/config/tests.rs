@@ -325,6 +325,17 @@ fn gates_given_twice_add_up() {
 }
 
 #[test]
+fn checkpoints_that_nobody_keeps_are_noticed() {
+    let has_notice = |gates: &str| {
+        let config = words(&format!("--feature-gates {gates}"));
+        config.notices.contains(&Notice::CheckpointWithoutPersistence)
+    };
+    assert!(has_notice("LeaseCheckpoint=true"));
+    assert!(!has_notice("LeaseCheckpoint=true,LeaseCheckpointPersist=true"));
+    assert!(refused("--feature-gates LeaseCheckpointPersist=true").contains("requires enabling"));
+}
+
+#[test]
 fn deprecated_and_meaningless_flags_warn() {
     let config = words(
         "--name n --data-dir d --max-snapshots 3 --v2-deprecation gone \
