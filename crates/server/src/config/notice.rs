@@ -39,6 +39,7 @@ pub enum Notice {
         set: u64,
         used: u32,
     },
+    CheckpointWithoutPersistence,
 }
 
 impl Notice {
