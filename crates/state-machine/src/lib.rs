@@ -6,6 +6,7 @@ pub mod backend;
 mod cache;
 pub mod check;
 pub mod cluster;
+mod durable;
 mod flush;
 pub mod lease;
 pub mod machine;
@@ -17,6 +18,7 @@ pub mod schema;
 mod store;
 pub mod watch;
 
+pub use durable::DurableState;
 pub use flush::Flush;
 pub use machine::{Applied, Config, Response, StateMachine};
 pub use reader::{ReadError, Reader};

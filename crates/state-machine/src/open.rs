@@ -216,7 +216,7 @@ fn compact_revision(backend: &dyn Backend, key: &[u8]) -> Result<i64, Failure> {
     }
 }
 
-fn number(backend: &dyn Backend, key: &[u8]) -> Result<u64, Failure> {
+pub(crate) fn number(backend: &dyn Backend, key: &[u8]) -> Result<u64, Failure> {
     let Some(bytes) = backend.get(Bucket::Meta, key)? else { return Ok(0) };
     let bytes =
         bytes.try_into().map_err(|_| Failure::new("a number in bucket `meta` has not 8 bytes"))?;
@@ -287,7 +287,7 @@ pub(crate) fn conf_state_json(state: &ConfState) -> Vec<u8> {
     serde_json::to_vec(&stored).expect("numbers have a JSON form")
 }
 
-fn parse_conf_state(json: &[u8]) -> Result<ConfState, Failure> {
+pub(crate) fn parse_conf_state(json: &[u8]) -> Result<ConfState, Failure> {
     let stored: StoredConfState = serde_json::from_slice(json)
         .map_err(|error| Failure::because("the stored Raft membership", error))?;
     Ok(ConfState {

@@ -1,0 +1,427 @@
+//! The node: from a request to an entry in the log, to a change of the state, to an answer.
+//!
+//! ```text
+//!  client threads (one runtime each)            commit thread                      storage thread
+//!  ─────────────────────────────────            ─────────────                      ──────────────
+//!  propose ─► proposals ──── all that waits ──► one Raft proposal
+//!                                               one write, one fdatasync (WAL)
+//!                                               committed entries ─► apply ──────► dirty records, every second
+//!  answers ◄─ mailbox ◄──── one wake a batch ── outcomes                           or 32 MiB, one transaction
+//!  watchers ◄─ mailbox ◄─── "there is more" ──┘                                    compaction, hashes, snapshots
+//! ```
+//!
+//! - The **commit thread** ([`commit_loop`]) is the only writer of the log and of the state machine. While it waits for
+//!   the disk, requests pile up and become the next batch: no timer, no tuning.
+//! - The **Raft node** stands behind a lock that is free while the disk works, so ticks and peers never wait for it.
+//! - The **storage thread** ([`storage_loop`]) follows behind. Nothing that a client waits for depends on it, but for
+//!   requests about storage itself.
+//! - **Reads** never come here: they run on the client's thread against the shared state ([`reads`]).
+//!
+//! Order. An answer leaves after its entry was applied, that is after a quorum synced it. The news for watchers is
+//! posted with the answers of the same batch, not later. A local fault ([`NodeHandle::fatal`]) ends the process: what
+//! was acknowledged is in the log, and the next start replays it.
+
+pub(crate) mod commit_loop;
+pub(crate) mod mailbox;
+pub(crate) mod proposals;
+mod reads;
+pub(crate) mod storage_loop;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
+use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::backend::Failure;
+use retcd_state_machine::{ReadError, Reader, watch};
+
+use self::mailbox::{Mailboxes, Pending};
+use self::proposals::{Proposal, Proposals};
+use self::storage_loop::StorageHandle;
+use crate::metrics::Metrics;
+
+/// A request that goes through the log: its field of `InternalRaftRequest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Request {
+    Put = 4,
+    DeleteRange = 5,
+    Txn = 6,
+    Compaction = 7,
+    LeaseGrant = 8,
+    LeaseRevoke = 9,
+    Alarm = 10,
+    LeaseCheckpoint = 11,
+    ClusterVersionSet = 1300,
+    ClusterMemberAttrSet = 1301,
+}
+
+/// The number of `InternalRaftRequest.header`.
+const HEADER_FIELD: u32 = 100;
+
+/// The identity of this member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) cluster: u64,
+    pub(crate) member: u64,
+}
+
+/// What the node is told by the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) request_bytes_max: usize,
+    pub(crate) request_timeout: Duration,
+}
+
+/// What all threads of the node share.
+pub(crate) struct Shared {
+    ids: Ids,
+    limits: Limits,
+    reader: Reader,
+    proposals: Proposals,
+    mailboxes: Mailboxes,
+    /// Raft. Held for microseconds, never while the disk works.
+    raft: Mutex<retcd_consensus::Node>,
+    storage: StorageHandle,
+    metrics: Arc<Metrics>,
+    request_ids: AtomicU64,
+    started: Instant,
+    term: AtomicU64,
+    /// 0 is none.
+    leader: AtomicU64,
+    committed: AtomicU64,
+    is_learner: AtomicBool,
+    /// What the watch hub of each client thread counts.
+    watch_counters: Box<[Mutex<watch::Counters>]>,
+    /// This member is the only voter, and leader: see [`reads`].
+    is_sole_voter: AtomicBool,
+}
+
+/// The node as the rest of the server sees it.
+#[derive(Clone)]
+pub(crate) struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+/// Raft's part of a member's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RaftStatus {
+    pub(crate) leader: Option<u64>,
+    pub(crate) term: u64,
+    pub(crate) committed: u64,
+    pub(crate) is_learner: bool,
+}
+
+thread_local! {
+    static RUNTIME: Cell<u16> = const { Cell::new(0) };
+}
+
+/// Tells the current thread which mailbox is its own. Called once, before any request is made on it.
+pub(crate) fn enter_runtime(number: u16) {
+    RUNTIME.set(number);
+}
+
+impl NodeHandle {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "called once, at start, with what the start has put together"
+    )]
+    pub(crate) fn new(
+        ids: Ids,
+        limits: Limits,
+        reader: Reader,
+        raft: retcd_consensus::Node,
+        mailboxes: Mailboxes,
+        storage: StorageHandle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let watch_counters = mailboxes.iter().map(|_| Mutex::default()).collect();
+        let is_sole_voter = raft.conf_state().voters == [ids.member];
+        let shared = Shared {
+            ids,
+            limits,
+            reader,
+            proposals: Proposals::default(),
+            mailboxes,
+            raft: Mutex::new(raft),
+            storage,
+            metrics,
+            request_ids: AtomicU64::new(first_request_id(ids.member)),
+            started: Instant::now(),
+            term: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            is_learner: AtomicBool::new(false),
+            watch_counters,
+            is_sole_voter: AtomicBool::new(is_sole_voter),
+        };
+        NodeHandle { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.shared.ids.cluster
+    }
+
+    pub(crate) fn member_id(&self) -> u64 {
+        self.shared.ids.member
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub(crate) fn mailboxes(&self) -> &Mailboxes {
+        &self.shared.mailboxes
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.shared.term.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn leader(&self) -> Option<u64> {
+        Some(self.shared.leader.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.leader() == Some(self.shared.ids.member)
+    }
+
+    pub(crate) fn status(&self) -> RaftStatus {
+        RaftStatus {
+            leader: self.leader(),
+            term: self.term(),
+            committed: self.shared.committed.load(Ordering::Relaxed),
+            is_learner: self.shared.is_learner.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Requests that wait for the commit thread.
+    pub(crate) fn proposals_waiting(&self) -> usize {
+        self.shared.proposals.len()
+    }
+
+    /// The member's monotonic clock: leases and deadlines count on it.
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
+    /// Sends a request into the log; the returned call waits for its answer on this thread.
+    ///
+    /// `message` is the encoded request. It is copied here, once, so that nothing holds on to the connection's buffers.
+    ///
+    /// # Errors
+    /// Too large, or refused by the queue.
+    pub(crate) fn propose(&self, request: Request, message: &[u8]) -> Result<Pending, RpcError> {
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        let data = encode_request(request, message, id);
+        if data.len() > self.shared.limits.request_bytes_max {
+            return Err(RpcError::RequestTooLarge);
+        }
+        let deadline = self.now() + self.shared.limits.request_timeout;
+        let (pending, reply_to) = Pending::new(RUNTIME.get(), millis(deadline));
+        self.shared.proposals.push(Proposal { id, data, reply_to: Some(reply_to) })?;
+        Ok(pending)
+    }
+
+    /// Sends a request of the member's own, whose answer nobody waits for.
+    pub(crate) fn propose_unattended(
+        &self,
+        request: Request,
+        message: &impl Message,
+    ) -> Result<(), RpcError> {
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        let data = encode_request(request, &message.encode_to_vec(), id);
+        self.shared.proposals.push(Proposal { id, data, reply_to: None })
+    }
+
+    /// Answers the calls of this thread that have waited too long.
+    pub(crate) fn expire_waiting(&self) {
+        mailbox::expire(millis(self.now()), &RpcError::Timeout);
+    }
+
+    /// Raises the NOSPACE alarm for this member. A failure to do so is no news: the write is refused anyway.
+    pub(crate) async fn raise_no_space_alarm(&self) {
+        let alarm = pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Activate.into(),
+            member_id: self.shared.ids.member,
+            alarm: pb::AlarmType::Nospace.into(),
+        };
+        tracing::warn!(member_id = %format!("{:x}", self.shared.ids.member), "the backend's quota is used up, raising the alarm");
+        if let Ok(pending) = self.propose(Request::Alarm, &alarm.encode_to_vec()) {
+            let _ = pending.await;
+        }
+    }
+
+    /// Waits until the records of all compactions up to `revision` are gone.
+    pub(crate) async fn compacted_physically(&self, revision: i64) -> Result<(), RpcError> {
+        self.shared.storage.compacted(revision).await
+    }
+
+    pub(crate) async fn hash(&self) -> Result<u32, RpcError> {
+        self.shared.storage.hash().await?.map_err(|failure| self.fatal(&failure))
+    }
+
+    pub(crate) async fn hash_kv(
+        &self,
+        revision: i64,
+    ) -> Result<retcd_state_machine::mvcc::HashKv, RpcError> {
+        self.shared.storage.hash_kv(revision).await?.map_err(|error| self.read_error(error))
+    }
+
+    pub(crate) async fn defragment(&self) -> Result<(), RpcError> {
+        self.shared.storage.defragment().await?.map_err(|failure| self.fatal(&failure))
+    }
+
+    /// The client's error for a read that failed; a local fault ends the process.
+    pub(crate) fn read_error(&self, error: ReadError) -> RpcError {
+        match error {
+            ReadError::Rejection(rejection) => RpcError::from(&rejection),
+            ReadError::Failure(failure) => self.fatal(&failure),
+        }
+    }
+
+    /// Ends the process: the disk or the data cannot be trusted, and going on could give wrong answers.
+    pub(crate) fn fatal(&self, failure: &Failure) -> ! {
+        fatal(failure)
+    }
+
+    /// Ends the storage thread after a last flush.
+    pub(crate) fn stop_storage(&self) {
+        self.shared.storage.stop();
+    }
+
+    /// A lease id that is most likely free: positive, like a request id.
+    pub(crate) fn new_lease_id(&self) -> i64 {
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed) & i64::MAX.cast_unsigned();
+        id.cast_signed()
+    }
+
+    /// Stands for election, when Raft lets it.
+    pub(crate) fn campaign(&self) {
+        self.shared.raft.lock().campaign();
+        self.shared.proposals.kick();
+    }
+
+    /// Notes what the hub of a client thread counts.
+    pub(crate) fn set_watch_counters(&self, runtime: u16, counters: watch::Counters) {
+        *self.shared.watch_counters[usize::from(runtime)].lock() = counters;
+    }
+
+    /// The watch hubs' numbers in sum.
+    pub(crate) fn watch_counters(&self) -> watch::Counters {
+        let mut sum = watch::Counters::default();
+        for counters in &self.shared.watch_counters {
+            let counters = *counters.lock();
+            sum.streams += counters.streams;
+            sum.watchers += counters.watchers;
+            sum.slow_watchers += counters.slow_watchers;
+            sum.events_sent += counters.events_sent;
+            sum.pending_events += counters.pending_events;
+        }
+        sum
+    }
+
+    /// Moves Raft's clock by one tick.
+    pub(crate) fn tick(&self) {
+        let has_output = {
+            let mut raft = self.shared.raft.lock();
+            raft.tick();
+            raft.has_output()
+        };
+        if has_output {
+            self.shared.proposals.kick();
+        }
+    }
+
+    /// Refuses new requests. Those accepted before are still carried out, then the commit thread ends.
+    pub(crate) fn close(&self) {
+        self.shared.proposals.close();
+    }
+}
+
+/// See [`NodeHandle::fatal`].
+pub(crate) fn fatal(failure: &(dyn std::error::Error + 'static)) -> ! {
+    let mut text = failure.to_string();
+    let mut source = failure.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    tracing::error!(error = %text, "the member cannot go on");
+    std::process::exit(1)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Request ids of members and of restarts must not meet: 16 bits of the member, 40 of the time in milliseconds, a counter.
+fn first_request_id(member: u64) -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    member << 48 | (millis(since_epoch) << 8) & 0xffff_ffff_ff00
+}
+
+/// An `InternalRaftRequest` around an encoded request.
+fn encode_request(request: Request, message: &[u8], id: u64) -> Bytes {
+    const LEN_DELIMITED: u32 = 2;
+    const ID: u8 = 1 << 3;
+    let tag = u64::from((request as u32) << 3 | LEN_DELIMITED);
+    let header_tag = u64::from(HEADER_FIELD << 3 | LEN_DELIMITED);
+    let header_len = 1 + encoded_len_varint(id);
+    let len = encoded_len_varint(tag)
+        + encoded_len_varint(message.len() as u64)
+        + message.len()
+        + encoded_len_varint(header_tag)
+        + 1
+        + header_len;
+    let mut data = Vec::with_capacity(len);
+    encode_varint(tag, &mut data);
+    encode_varint(message.len() as u64, &mut data);
+    data.extend_from_slice(message);
+    encode_varint(header_tag, &mut data);
+    encode_varint(header_len as u64, &mut data);
+    data.push(ID);
+    encode_varint(id, &mut data);
+    debug_assert_eq!(data.len(), len);
+    data.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_wrapped_as_etcd_wraps_it() {
+        let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+        let data = encode_request(Request::Put, &put.encode_to_vec(), 300);
+        let decoded = pb::InternalRaftRequest::decode(data).unwrap();
+        assert_eq!(decoded.put, Some(put));
+        assert_eq!(decoded.header.unwrap().id, 300);
+    }
+
+    #[test]
+    fn every_request_kind_is_a_field_of_the_log_entry() {
+        let empty =
+            |request| pb::InternalRaftRequest::decode(encode_request(request, &[], 1)).unwrap();
+        assert!(empty(Request::DeleteRange).delete_range.is_some());
+        assert!(empty(Request::Txn).txn.is_some());
+        assert!(empty(Request::Compaction).compaction.is_some());
+        assert!(empty(Request::LeaseGrant).lease_grant.is_some());
+        assert!(empty(Request::LeaseRevoke).lease_revoke.is_some());
+        assert!(empty(Request::Alarm).alarm.is_some());
+        assert!(empty(Request::LeaseCheckpoint).lease_checkpoint.is_some());
+        assert!(empty(Request::ClusterVersionSet).cluster_version_set.is_some());
+        assert!(empty(Request::ClusterMemberAttrSet).cluster_member_attr_set.is_some());
+    }
+
+    #[test]
+    fn request_ids_begin_with_the_member() {
+        assert_eq!(first_request_id(0xabcd_1234) >> 48, 0x1234);
+    }
+}

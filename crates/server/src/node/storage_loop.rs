@@ -1,0 +1,356 @@
+//! The storage thread: everything that is written behind the log, and everything that would hold up others.
+//!
+//! It flushes what was applied every second or 32 MiB, drops what compaction left behind in slices between the flushes,
+//! keeps the value cache in its budget, takes Raft snapshots so that the log can be cut, and answers requests about
+//! storage itself. Nothing in the way of a put or a range waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use retcd_api::error::{Code, RpcError};
+use retcd_api::{raftpb, walpb};
+use retcd_state_machine::backend::{Backend, Batch, Failure};
+use retcd_state_machine::mvcc::{CompactionStep, HashKv};
+use retcd_state_machine::{ReadError, Reader};
+use retcd_storage::backend::LmdbBackend;
+use retcd_storage::data_dir::DataDir;
+use retcd_storage::fs::RealFs;
+use retcd_storage::snapshot::Snapshots;
+use retcd_storage::wal;
+use tokio::sync::{oneshot, watch};
+
+use super::NodeHandle;
+use super::proposals::Command;
+
+/// Requests that may wait for the storage thread. A client that finds the queue full is refused.
+const REQUESTS_MAX: usize = 64;
+/// What one flush writes at most: bounds the memory and the time of a transaction.
+const FLUSH_BYTES_MAX: usize = 64 << 20;
+/// How often files that are no longer needed are removed.
+const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+/// Keys that cache eviction and warming look at in one slice.
+const CACHE_SLICE_KEYS: usize = 4096;
+
+/// How the storage thread paces itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    pub(crate) flush_interval: Duration,
+    /// Records that one compaction slice looks at.
+    pub(crate) compaction_records: usize,
+    /// Pause between compaction slices.
+    pub(crate) compaction_pause: Duration,
+    /// Applied entries between Raft snapshots.
+    pub(crate) snapshot_entries: u64,
+    /// Files of the log and of snapshots that stay; 0 keeps all.
+    pub(crate) wal_files_max: usize,
+    pub(crate) snapshots_max: usize,
+}
+
+enum Request {
+    Flush,
+    Hash(oneshot::Sender<Result<u32, Failure>>),
+    HashKv(i64, oneshot::Sender<Result<HashKv, ReadError>>),
+    Defragment(oneshot::Sender<Result<(), Failure>>),
+    Stop,
+}
+
+/// The storage thread as others see it.
+#[derive(Clone)]
+pub(crate) struct StorageHandle {
+    requests: SyncSender<Request>,
+    is_flush_asked: Arc<AtomicBool>,
+    /// The last compaction whose records are gone.
+    compacted: watch::Receiver<i64>,
+}
+
+impl StorageHandle {
+    /// Asks for a flush before its time. Never waits.
+    pub(crate) fn flush_soon(&self) {
+        if !self.is_flush_asked.swap(true, Ordering::AcqRel) {
+            // A full queue keeps the thread awake anyway: it looks at the flag after each request.
+            let _ = self.requests.try_send(Request::Flush);
+        }
+    }
+
+    pub(crate) async fn hash(&self) -> Result<Result<u32, Failure>, RpcError> {
+        self.ask(Request::Hash).await
+    }
+
+    pub(crate) async fn hash_kv(
+        &self,
+        revision: i64,
+    ) -> Result<Result<HashKv, ReadError>, RpcError> {
+        self.ask(|reply| Request::HashKv(revision, reply)).await
+    }
+
+    pub(crate) async fn defragment(&self) -> Result<Result<(), Failure>, RpcError> {
+        self.ask(Request::Defragment).await
+    }
+
+    /// Waits until everything up to the compaction at `revision` is gone from the disk.
+    pub(crate) async fn compacted(&self, revision: i64) -> Result<(), RpcError> {
+        self.compacted
+            .clone()
+            .wait_for(|done| *done >= revision)
+            .await
+            .map(drop)
+            .map_err(|_| RpcError::Stopped)
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, RpcError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(request(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                RpcError::other(Code::ResourceExhausted, "too many requests wait for the disk")
+            }
+            TrySendError::Disconnected(_) => RpcError::Stopped,
+        })?;
+        answer.await.map_err(|_| RpcError::Stopped)
+    }
+
+    /// Ends the thread after one last flush.
+    pub(crate) fn stop(&self) {
+        let _ = self.requests.send(Request::Stop);
+    }
+}
+
+/// The thread's end of the handle.
+pub(crate) struct StorageRequests {
+    requests: Receiver<Request>,
+    is_flush_asked: Arc<AtomicBool>,
+    compacted: watch::Sender<i64>,
+}
+
+pub(crate) fn channel() -> (StorageHandle, StorageRequests) {
+    let (sender, requests) = sync_channel(REQUESTS_MAX);
+    let (compacted_sender, compacted) = watch::channel(-1);
+    let is_flush_asked = Arc::new(AtomicBool::new(false));
+    let handle =
+        StorageHandle { requests: sender, is_flush_asked: is_flush_asked.clone(), compacted };
+    (handle, StorageRequests { requests, is_flush_asked, compacted: compacted_sender })
+}
+
+/// Owns what only the storage thread may touch.
+pub(crate) struct StorageLoop {
+    node: NodeHandle,
+    reader: Reader,
+    backend: Arc<LmdbBackend>,
+    snapshots: Snapshots,
+    requests: StorageRequests,
+    pace: Pace,
+    last_flush: Instant,
+    /// Index of the last Raft snapshot.
+    snapshot_index: u64,
+    is_warming: bool,
+    compaction_due: Instant,
+    purge_due: Instant,
+    data_dir: DataDir,
+}
+
+impl StorageLoop {
+    pub(crate) fn new(
+        node: NodeHandle,
+        backend: Arc<LmdbBackend>,
+        snapshots: Snapshots,
+        requests: StorageRequests,
+        pace: Pace,
+        snapshot_index: u64,
+        data_dir: DataDir,
+    ) -> Self {
+        let reader = node.shared.reader.clone();
+        StorageLoop {
+            node,
+            reader,
+            backend,
+            snapshots,
+            requests,
+            pace,
+            last_flush: Instant::now(),
+            snapshot_index,
+            is_warming: true,
+            compaction_due: Instant::now(),
+            purge_due: Instant::now(),
+            data_dir,
+        }
+    }
+
+    /// Runs until it is stopped.
+    ///
+    /// # Errors
+    /// A fault of the disk or of the data: the process must end.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        self.requests.compacted.send_replace(self.reader.finished_compaction_revision());
+        loop {
+            match self.requests.requests.recv_timeout(self.patience()) {
+                Ok(Request::Flush) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Request::Hash(reply)) => {
+                    self.flush()?;
+                    let _ = reply.send(self.reader.hash());
+                }
+                Ok(Request::HashKv(revision, reply)) => {
+                    self.flush()?;
+                    let _ = reply.send(self.reader.hash_kv(revision));
+                    self.backend.trim_resident()?;
+                }
+                Ok(Request::Defragment(reply)) => {
+                    self.flush()?;
+                    let _ = reply.send(self.defragment());
+                }
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.flush()?;
+                    return self.snapshot();
+                }
+            }
+            self.work()?;
+        }
+    }
+
+    /// How long to wait for a request before there is something to do.
+    fn patience(&self) -> Duration {
+        if self.is_warming {
+            return Duration::ZERO;
+        }
+        let flush = self.pace.flush_interval.saturating_sub(self.last_flush.elapsed());
+        if self.has_compaction() {
+            flush.min(self.compaction_due.saturating_duration_since(Instant::now()))
+        } else {
+            flush
+        }
+    }
+
+    fn has_compaction(&self) -> bool {
+        self.reader.compacted_revision() > self.reader.finished_compaction_revision()
+    }
+
+    fn work(&mut self) -> Result<(), Failure> {
+        let is_asked = self.requests.is_flush_asked.swap(false, Ordering::AcqRel);
+        if is_asked || self.last_flush.elapsed() >= self.pace.flush_interval {
+            self.flush()?;
+            while self.reader.evict(CACHE_SLICE_KEYS) {}
+            if self.reader.applied_index() >= self.snapshot_index + self.pace.snapshot_entries {
+                self.snapshot()?;
+            }
+        }
+        if self.has_compaction() && Instant::now() >= self.compaction_due {
+            self.compact()?;
+            self.compaction_due = Instant::now() + self.pace.compaction_pause;
+        }
+        if Instant::now() >= self.purge_due {
+            self.purge();
+            self.purge_due = Instant::now() + PURGE_INTERVAL;
+        }
+        if self.is_warming {
+            self.is_warming = self.reader.warm(CACHE_SLICE_KEYS)?;
+            if !self.is_warming {
+                self.backend.trim_resident()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything that was applied until now.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.last_flush = Instant::now();
+        let target = self.reader.applied_index();
+        while let Some(flush) = self.reader.take_flush(FLUSH_BYTES_MAX) {
+            self.commit(&flush.batch)?;
+            let reached = flush.applied_index;
+            self.reader.flushed(flush)?;
+            if reached >= target {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.backend.commit(batch)?;
+        self.node
+            .metrics()
+            .disk_backend_commit_duration_seconds
+            .observe_duration(started.elapsed());
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<(), Failure> {
+        match self.reader.compaction_step(self.pace.compaction_records)? {
+            CompactionStep::Idle => {}
+            CompactionStep::NotFlushed => self.flush()?,
+            CompactionStep::Work(batch) => self.commit(&batch)?,
+        }
+        let finished = self.reader.finished_compaction_revision();
+        let is_news = self
+            .requests
+            .compacted
+            .send_if_modified(|last| std::mem::replace(last, finished) != finished);
+        if is_news {
+            tracing::info!(compact_revision = finished, "finished scheduled compaction");
+        }
+        Ok(())
+    }
+
+    /// Saves a Raft snapshot at what the backend holds, and has the log noted and cut.
+    fn snapshot(&mut self) -> Result<(), Failure> {
+        let Some(state) = self.reader.durable_state()? else { return Ok(()) };
+        if state.index <= self.snapshot_index {
+            return Ok(());
+        }
+        let metadata = raftpb::SnapshotMetadata {
+            conf_state: Some(state.conf_state.clone()),
+            index: state.index,
+            term: state.term,
+        };
+        let data = crate::bootstrap::membership_json(&self.reader);
+        let snapshot = raftpb::Snapshot { data: data.into(), metadata: Some(metadata) };
+        self.snapshots
+            .save(&snapshot)
+            .map_err(|error| Failure::because("save a snapshot file", error))?;
+        tracing::info!(snapshot_index = state.index, snapshot_term = state.term, "saved snapshot");
+        self.snapshot_index = state.index;
+        let record = walpb::Snapshot {
+            index: state.index,
+            term: state.term,
+            conf_state: Some(state.conf_state),
+        };
+        self.node.shared.proposals.command(Command::SnapshotSaved(record));
+        Ok(())
+    }
+
+    /// Removes files that nobody needs any more. One that cannot be removed is no reason to stop.
+    fn purge(&self) {
+        let purged = self
+            .snapshots
+            .purge(self.pace.snapshots_max)
+            .map_err(|error| error.to_string())
+            .and_then(|_| {
+                wal::purge(&RealFs, &self.data_dir.layout().wal_dir(), self.pace.wal_files_max)
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            });
+        if let Err(error) = purged {
+            tracing::warn!(error, "could not remove old files");
+        }
+    }
+
+    fn defragment(&mut self) -> Result<(), Failure> {
+        tracing::info!("starting defragment");
+        let started = Instant::now();
+        let before = self.backend.size()?;
+        self.backend.defragment()?;
+        self.reader.refresh_size()?;
+        let after = self.backend.size()?;
+        tracing::info!(
+            current_db_size_bytes_diff = after.total_bytes.cast_signed() - before.total_bytes.cast_signed(),
+            current_db_size_bytes = after.total_bytes,
+            took = ?started.elapsed(),
+            "finished defragmenting directory"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,459 @@
+//! The member as a whole: what starts in which order, and stops in the reverse.
+//!
+//! Start: bind the ports (a taken one must fail before anything is touched), lock the data dir, read the state, put the
+//! node together, start its threads, lead, publish the member, accept clients.
+//!
+//! Stop: accept no more, end the streams, wait for the running calls, close the queue, let the commit thread carry out
+//! what it holds, write the backend, give the locks back.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prost::Message;
+use retcd_api::error::RpcError;
+use retcd_api::{CLUSTER_VERSION, membershippb};
+use retcd_net::listener::{self, Bound};
+use retcd_state_machine::StateMachine;
+use retcd_state_machine::backend::Failure;
+use retcd_storage::backend::LmdbBackend;
+use retcd_storage::data_dir::{DataDir, Layout};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::background::{self, Retention};
+use crate::bootstrap::{self, Boot};
+use crate::config::{AutoCompaction, Config, Gate};
+use crate::grpc::connection;
+use crate::http::Scope;
+use crate::metrics::Metrics;
+use crate::node::commit_loop::CommitLoop;
+use crate::node::mailbox::Mailbox;
+use crate::node::storage_loop::{self, Pace, StorageLoop};
+use crate::node::{self, Limits, NodeHandle, Request};
+use crate::services::{self, LocalHub, Services};
+use crate::signal;
+
+/// Why a member does not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Listen(#[from] listener::Error),
+    #[error(transparent)]
+    DataDir(#[from] retcd_storage::data_dir::Error),
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    #[error(transparent)]
+    Backend(#[from] retcd_storage::backend::Error),
+    #[error("start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// How long running calls may take to end after a stop was asked for.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Distance between two checkpoints of a long lease's remaining time.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// How often calls that wait for an answer are looked at for their deadline.
+const DEADLINE_SWEEP: Duration = Duration::from_millis(500);
+
+/// Runs a member until SIGTERM or SIGINT, then stops it in order.
+pub fn run(config: Config) -> Result<(), Error> {
+    let config = Arc::new(config);
+    let clients =
+        config.listen_client_urls.iter().map(|url| listener::bind(url, config.socket_options));
+    let clients = clients.collect::<Result<Vec<_>, _>>()?;
+    let operators =
+        config.listen_metrics_urls.iter().map(|url| listener::bind(url, config.socket_options));
+    let operators = operators.collect::<Result<Vec<_>, _>>()?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Thread)?;
+    let member = Member::start(config)?;
+    let signal = runtime.block_on(member.serve(clients, operators))?;
+    drop(runtime);
+    member.stop()?;
+    signal::end_by(signal);
+    Ok(())
+}
+
+/// A member whose threads run.
+struct Member {
+    config: Arc<Config>,
+    services: Arc<Services>,
+    stop: CancellationToken,
+    commit_thread: JoinHandle<()>,
+    storage_thread: JoinHandle<()>,
+    /// The number of the runtime that does everything but serve clients.
+    background: u16,
+    is_new: bool,
+}
+
+impl Member {
+    fn start(config: Arc<Config>) -> Result<Self, Error> {
+        let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
+        let backend = Arc::new(LmdbBackend::open(
+            &data_dir.layout().backend_path(),
+            retcd_storage::backend::Options::default(),
+        )?);
+        let machine = StateMachine::open(backend.clone(), state_machine_config(&config))?;
+        let reader = machine.reader();
+        let boot = bootstrap::boot(&config, &data_dir, machine)?;
+        let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new } = boot;
+        tracing::info!(
+            cluster_id = %format!("{:x}", ids.cluster),
+            local_member_id = %format!("{:x}", ids.member),
+            commit_index = raft.commit_index(),
+            "{}",
+            if is_new { "starting local member" } else { "restarting local member" }
+        );
+
+        let background = u16::try_from(config.client_threads()).unwrap_or(u16::MAX - 1);
+        let mailboxes = (0..=background).map(|_| Mailbox::default()).collect();
+        let (storage, storage_requests) = storage_loop::channel();
+        let metrics = Arc::new(Metrics::new(config.extensive_metrics, &config.feature_gates));
+        let limits = Limits {
+            request_bytes_max: config.max_request_bytes,
+            request_timeout: config.request_timeout(),
+        };
+        let node = NodeHandle::new(ids, limits, reader.clone(), raft, mailboxes, storage, metrics);
+
+        let commit = CommitLoop::new(
+            &node,
+            machine,
+            wal,
+            config.snapshot_catchup_entries,
+            config.election_timeout,
+        );
+        let pace = Pace {
+            flush_interval: config.backend_batch_interval,
+            compaction_records: usize::try_from(config.compaction_batch_limit)
+                .unwrap_or(usize::MAX),
+            compaction_pause: config.compaction_sleep_interval,
+            snapshot_entries: config.snapshot_count,
+            wal_files_max: usize::try_from(config.max_wals).unwrap_or(usize::MAX),
+            snapshots_max: usize::try_from(config.max_snapshots).unwrap_or(usize::MAX),
+        };
+        let storing = StorageLoop::new(
+            node.clone(),
+            backend,
+            snapshots,
+            storage_requests,
+            pace,
+            snapshot_index,
+            data_dir,
+        );
+        let services = Arc::new(Services::new(config.clone(), node, reader));
+        Ok(Member {
+            config,
+            services,
+            stop: CancellationToken::new(),
+            commit_thread: spawn_or_die("commit", move || commit.run())?,
+            storage_thread: spawn_or_die("storage", move || storing.run())?,
+            background,
+            is_new,
+        })
+    }
+
+    /// Leads, publishes, serves. Returns the signal that asked to stop, when all clients are gone.
+    async fn serve(
+        &self,
+        clients: Vec<Bound>,
+        operators: Vec<Bound>,
+    ) -> Result<signal::Signal, Error> {
+        let mut signals = signal::Signals::new().map_err(Error::Thread)?;
+        node::enter_runtime(self.background);
+        let node = &self.services.node;
+        let tasks = TaskTracker::new();
+        tasks.spawn(self.until_stop(deliver(node.clone(), self.background)));
+        tasks.spawn(self.until_stop(tick(node.clone(), self.config.heartbeat_interval)));
+        let reader = self.services.reader.clone();
+        let writes_checkpoints = self.config.feature_gates.is_enabled(Gate::LeaseCheckpoint);
+        tasks.spawn(background::expire_leases(
+            node.clone(),
+            reader.clone(),
+            writes_checkpoints,
+            self.stop.clone(),
+        ));
+        if let Some(retention) = retention(self.config.auto_compaction) {
+            let compactor = background::Compactor::new(retention);
+            tasks.spawn(compactor.run(node.clone(), reader, self.stop.clone()));
+        }
+        tokio::select! {
+            () = self.lead_and_publish() => {}
+            signal = signals.next() => {
+                self.stop.cancel();
+                return Ok(signal);
+            }
+        }
+
+        let connections = TaskTracker::new();
+        let threads = self.start_client_threads()?;
+        let handles: Arc<[Handle]> = threads.iter().map(|(handle, _)| handle.clone()).collect();
+        let clients = clients.into_iter().map(|bound| (bound, Scope::Client));
+        let operators = operators.into_iter().map(|bound| (bound, Scope::Metrics));
+        for (bound, scope) in clients.chain(operators) {
+            let address = bound.url().to_string();
+            let listener = bound.into_listener().map_err(Error::Thread)?;
+            tasks.spawn(
+                self.until_stop(accept(listener, self.connections(scope, &handles, &connections))),
+            );
+            if scope == Scope::Client {
+                let message = "serving client traffic insecurely; this is strongly discouraged!";
+                tracing::info!(traffic = "grpc+http", address, "{message}");
+            }
+        }
+        tracing::info!("ready to serve client requests");
+        signal::notify_supervisor();
+
+        let signal = signals.next().await;
+        tracing::info!(signal = signal.name(), "received signal; shutting down");
+        tracing::info!(name = self.config.name, data_dir = %self.config.data_dir.display(), "closing etcd server");
+        self.stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        connections.close();
+        let _ = tokio::time::timeout(STOP_PATIENCE, connections.wait()).await;
+        for (_, thread) in threads {
+            let _ = thread.join();
+        }
+        Ok(signal)
+    }
+
+    fn until_stop<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let stop = self.stop.clone();
+        async move { stop.run_until_cancelled(task).await.unwrap_or_default() }
+    }
+
+    /// Wins the election that only this member takes part in, and tells the cluster how it is called and reached.
+    async fn lead_and_publish(&self) {
+        let node = &self.services.node;
+        while !node.is_leader() {
+            node.campaign();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let attributes = membershippb::Attributes {
+            name: self.config.name.clone(),
+            client_urls: self.config.advertise_client_urls.to_strings(),
+        };
+        let publish = membershippb::ClusterMemberAttrSetRequest {
+            member_id: node.member_id(),
+            member_attributes: Some(attributes),
+        };
+        self.propose_until_done(Request::ClusterMemberAttrSet, &publish.encode_to_vec()).await;
+        tracing::info!(
+            local_member_id = %format!("{:x}", node.member_id()),
+            cluster_id = %format!("{:x}", node.cluster_id()),
+            "published local member to cluster through raft"
+        );
+        if self.services.reader.cluster_version().as_deref() != Some(CLUSTER_VERSION) {
+            let request =
+                membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() };
+            self.propose_until_done(Request::ClusterVersionSet, &request.encode_to_vec()).await;
+            tracing::info!(
+                cluster_version = CLUSTER_VERSION,
+                is_new = self.is_new,
+                "set initial cluster version"
+            );
+        }
+    }
+
+    async fn propose_until_done(&self, request: Request, message: &[u8]) {
+        loop {
+            let outcome = match self.services.node.propose(request, message) {
+                Ok(pending) => pending.await.map(drop),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) | Err(RpcError::Stopped) => return,
+                Err(error) => {
+                    tracing::warn!(%error, ?request, "a request of the member itself failed, trying again")
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn start_client_threads(&self) -> Result<Vec<(Handle, JoinHandle<()>)>, Error> {
+        (0..self.background)
+            .map(|number| {
+                let (services, stop) = (self.services.clone(), self.stop.clone());
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let thread = std::thread::Builder::new()
+                    .name(format!("client-{number}"))
+                    .spawn(move || client_thread(&services, number, &stop, &sender))
+                    .map_err(Error::Thread)?;
+                let handle = receiver.recv().map_err(|_| {
+                    Error::Thread(io::Error::other("a client thread ended at once"))
+                })?;
+                Ok((handle, thread))
+            })
+            .collect()
+    }
+
+    fn connections(
+        &self,
+        scope: Scope,
+        handles: &Arc<[Handle]>,
+        connections: &TaskTracker,
+    ) -> Connections {
+        let settings = connection::Settings {
+            streams_max: self.config.max_concurrent_streams,
+            keepalive_interval: self.config.keepalive.interval,
+            keepalive_timeout: self.config.keepalive.timeout,
+            scope,
+            message_bytes_max: self.config.max_receive_bytes(),
+        };
+        Connections {
+            services: self.services.clone(),
+            settings: Arc::new(settings),
+            handles: handles.clone(),
+            connections: connections.clone(),
+            stop: self.stop.clone(),
+            next: 0,
+        }
+    }
+
+    /// Ends the node's threads: what was accepted is carried out and written.
+    fn stop(self) -> Result<(), Error> {
+        self.services.node.close();
+        let _ = self.commit_thread.join();
+        self.services.node.stop_storage();
+        let _ = self.storage_thread.join();
+        tracing::info!(name = self.config.name, data_dir = %self.config.data_dir.display(), "closed etcd server");
+        Ok(())
+    }
+}
+
+/// What an accept loop hands to every connection.
+struct Connections {
+    services: Arc<Services>,
+    settings: Arc<connection::Settings>,
+    handles: Arc<[Handle]>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+    /// The client thread that gets the next connection.
+    next: usize,
+}
+
+/// Accepts connections and deals them out to the client threads.
+async fn accept(listener: listener::Listener, mut connections: Connections) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                // Out of file descriptors, most likely: let some be closed.
+                tracing::warn!(%error, url = %listener.url(), "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let handle = &connections.handles[connections.next];
+        connections.next = (connections.next + 1) % connections.handles.len();
+        let (services, settings) = (connections.services.clone(), connections.settings.clone());
+        let stop = connections.stop.clone();
+        connections.connections.spawn_on(
+            async move {
+                if let Ok(stream) = socket.into_stream() {
+                    connection::serve(stream, services, settings, stop).await;
+                }
+            },
+            handle,
+        );
+    }
+}
+
+/// One runtime for clients: their connections live and die here.
+fn client_thread(
+    services: &Arc<Services>,
+    number: u16,
+    stop: &CancellationToken,
+    started: &std::sync::mpsc::Sender<Handle>,
+) {
+    node::enter_runtime(number);
+    LocalHub::install(services, number);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => node::fatal(&error),
+    };
+    runtime.block_on(async {
+        tokio::spawn(deliver(services.node.clone(), number));
+        tokio::spawn(services::run_hub());
+        let _ = started.send(Handle::current());
+        stop.cancelled().await;
+        services::end_streams();
+        // The last answers of this thread still have to be delivered and sent.
+        tokio::time::sleep(STOP_PATIENCE).await;
+    });
+}
+
+/// Hands the answers of the commit thread to the calls of this thread, and lets the slow ones time out.
+async fn deliver(node: NodeHandle, number: u16) {
+    let mailboxes = node.mailboxes().clone();
+    let mailbox = &mailboxes[usize::from(number)];
+    let mut scratch = Vec::new();
+    let mut sweep = tokio::time::interval(DEADLINE_SWEEP);
+    loop {
+        tokio::select! {
+            biased;
+            delivery = std::future::poll_fn(|context| mailbox.poll_deliver(context, &mut scratch)) => {
+                if delivery.has_events {
+                    services::hub_has_work();
+                }
+            }
+            _ = sweep.tick() => node.expire_waiting(),
+        }
+    }
+}
+
+async fn tick(node: NodeHandle, interval: Duration) {
+    let mut interval = tokio::time::interval(interval);
+    loop {
+        interval.tick().await;
+        node.tick();
+    }
+}
+
+/// Starts a thread of the node. A member without it cannot go on, so its failure ends the process.
+fn spawn_or_die(
+    name: &str,
+    run: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if let Err(failure) = run() {
+                node::fatal(&failure);
+            }
+        })
+        .map_err(Error::Thread)
+}
+
+fn state_machine_config(config: &Config) -> retcd_state_machine::Config {
+    let minimum_ttl =
+        config.heartbeat_interval * u32::try_from(config.election_ticks()).unwrap_or(u32::MAX) * 3
+            / 2;
+    retcd_state_machine::Config {
+        quota_bytes: config.quota_backend_bytes,
+        cache_bytes: usize::try_from(config.value_cache_bytes()).unwrap_or(usize::MAX),
+        lease: retcd_state_machine::lease::Config {
+            min_ttl_secs: i64::try_from(minimum_ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            revoke_retry: config.request_timeout(),
+        },
+        learners_max: usize::try_from(config.max_learners).unwrap_or(usize::MAX),
+    }
+}
+
+fn retention(compaction: AutoCompaction) -> Option<Retention> {
+    match compaction {
+        AutoCompaction::Off => None,
+        AutoCompaction::Periodic(period) => Some(Retention::Periodic(period)),
+        AutoCompaction::Revision(keep) => Some(Retention::Revisions(keep)),
+    }
+}

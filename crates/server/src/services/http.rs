@@ -1,0 +1,116 @@
+//! HTTP for operators' tools on the client port: this member as `http.rs` asks about it.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use retcd_api::CLUSTER_VERSION;
+use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
+
+use super::Services;
+use crate::grpc::Body;
+use crate::http::{self as operators, Alarm, HealthSource, Scope};
+use crate::metrics::{Metrics, Sources};
+
+/// Answers a request that is not gRPC.
+pub(crate) async fn answer(head: Parts, scope: Scope, services: &Services) -> Response<Body> {
+    let request = Request::from_parts(head, ());
+    operators::handle(scope, &request, services).await.map(Body::Plain)
+}
+
+impl HealthSource for Services {
+    fn has_leader(&self) -> bool {
+        self.node.leader().is_some()
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        let alarms = self.reader.alarms();
+        let kind = |alarm: &retcd_api::etcdserverpb::AlarmMember| match alarm.alarm() {
+            AlarmType::Nospace => Alarm::NoSpace,
+            AlarmType::Corrupt => Alarm::Corrupt,
+            AlarmType::None => Alarm::Unknown,
+        };
+        alarms.iter().map(kind).collect()
+    }
+
+    fn is_learner(&self) -> bool {
+        self.node.status().is_learner
+    }
+
+    async fn serializable_read(&self) -> Result<(), String> {
+        self.probe()
+    }
+
+    async fn linearizable_read(&self) -> Result<(), String> {
+        self.node.read_barrier().await.map_err(|error| error.to_string())?;
+        self.probe()
+    }
+
+    fn cluster_version(&self) -> Option<String> {
+        self.reader.cluster_version()
+    }
+
+    fn storage_version(&self) -> Option<String> {
+        self.reader.cluster_version().map(|_| CLUSTER_VERSION.to_owned())
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.node.metrics()
+    }
+
+    fn render_metrics(&self) -> String {
+        self.node.metrics().render(self)
+    }
+}
+
+impl Services {
+    /// Reads one key, which need not exist.
+    fn probe(&self) -> Result<(), String> {
+        let request =
+            RangeRequest { key: Bytes::from_static(b"a"), limit: 1, ..Default::default() };
+        let read = self.reader.range(&request);
+        read.map(drop).map_err(|error| self.node.read_error(error).to_string())
+    }
+}
+
+impl Sources for Services {
+    /// Sets what is cheaper to ask for than to keep.
+    fn sample(&self, metrics: &Metrics) {
+        let status = self.node.status();
+        let size = self.reader.size();
+        metrics.server_has_leader.set_bool(status.leader.is_some());
+        metrics.server_is_leader.set_bool(self.node.is_leader());
+        metrics.server_is_learner.set_bool(status.is_learner);
+        metrics.server_id.with([&format!("{:x}", self.node.member_id())]).set(1.0);
+        metrics.server_proposals_committed_total.set_count(status.committed);
+        metrics.server_proposals_applied_total.set_count(self.reader.applied_index());
+        metrics.server_proposals_pending.set_count(self.node.proposals_waiting() as u64);
+        metrics
+            .server_quota_backend_bytes
+            .set_count(self.config.quota_backend_bytes.unwrap_or_default());
+        metrics.mvcc_current_revision.set_count(self.reader.revision().cast_unsigned());
+        metrics
+            .mvcc_compact_revision
+            .set_count(self.reader.compacted_revision().max(0).cast_unsigned());
+        metrics.mvcc_keys_total.set_count(self.reader.keys());
+        metrics.mvcc_db_total_size_in_bytes.set_count(size.total_bytes);
+        metrics.mvcc_db_total_size_in_use_in_bytes.set_count(size.in_use_bytes);
+        if let Some(version) = self.reader.cluster_version() {
+            let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);
+            metrics.cluster_version.clear();
+            metrics.cluster_version.with([minor]).set(1.0);
+        }
+        metrics.server_alarms.clear();
+        for alarm in self.reader.alarms() {
+            metrics
+                .server_alarms
+                .with([&format!("{:x}", alarm.member_id), alarm.alarm().as_str_name()])
+                .set(1.0);
+        }
+        let watch = self.node.watch_counters();
+        metrics.mvcc_watch_stream_total.set_count(watch.streams as u64);
+        metrics.mvcc_watcher_total.set_count(watch.watchers as u64);
+        metrics.mvcc_slow_watcher_total.set_count(watch.slow_watchers as u64);
+        metrics.mvcc_pending_events_total.set_count(watch.pending_events as u64);
+        metrics.mvcc_events_total.copy_from(watch.events_sent);
+    }
+}

@@ -1,0 +1,167 @@
+//! KV: the way of a put begins here, the way of a range begins and ends here.
+//!
+//! A write is checked, copied once into the entry that goes into the log, and waits for its answer. A read runs here,
+//! on the client's thread, against the shared state.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
+use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::mvcc::{self, Chunk};
+use retcd_state_machine::{ReadError, check};
+
+use super::{Answer, HeaderKind, Services, decode, guard};
+use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, frame_prefix};
+use crate::node::Request;
+
+pub(super) async fn put(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::PutRequest = decode(message.clone())?;
+    guard::quota(services, check::charge::put(&request)).await?;
+    check::put(&request).map_err(|rejection| RpcError::from(&rejection))?;
+    drop(request);
+    services.node.propose(Request::Put, &message)?.await.map(Answer::from)
+}
+
+pub(super) async fn delete_range(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::DeleteRangeRequest = decode(message.clone())?;
+    check::delete_range(&request).map_err(|rejection| RpcError::from(&rejection))?;
+    drop(request);
+    services.node.propose(Request::DeleteRange, &message)?.await.map(Answer::from)
+}
+
+pub(super) async fn range(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::RangeRequest = decode(message)?;
+    check::range(&request).map_err(|rejection| RpcError::from(&rejection))?;
+    if !request.serializable {
+        services.node.read_barrier().await?;
+    }
+    read(services, services.reader.range(&request))
+}
+
+pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::TxnRequest = decode(message.clone())?;
+    guard::quota(services, check::charge::txn(&request)).await?;
+    check::txn(&request, services.config.max_txn_ops)
+        .map_err(|rejection| RpcError::from(&rejection))?;
+    if check::is_read_only(&request) {
+        if !check::is_serializable(&request) {
+            services.node.read_barrier().await?;
+        }
+        return read(services, services.reader.txn_read_only(&request));
+    }
+    drop(request);
+    services.node.propose(Request::Txn, &message)?.await.map(Answer::from)
+}
+
+pub(super) async fn compact(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::CompactionRequest = decode(message.clone())?;
+    let answer = services.node.propose(Request::Compaction, &message)?.await.map(Answer::from);
+    if request.physical {
+        // A compaction that was refused waits too: the work of the one before may still be under way.
+        services.node.compacted_physically(services.reader.compacted_revision()).await?;
+    }
+    answer
+}
+
+/// A read's result as an answer. A local fault stops the member.
+pub(super) fn read(
+    services: &Services,
+    result: Result<retcd_state_machine::Response, ReadError>,
+) -> Result<Answer, RpcError> {
+    result.map(Answer::from).map_err(|error| services.node.read_error(error))
+}
+
+/// `RangeStream`: the chunks of one pinned revision, each read when the client has room for it.
+pub(super) struct RangeStream {
+    services: Arc<Services>,
+    opened: Opened,
+}
+
+enum Opened {
+    /// A linearizable stream waits until this member is fresh enough.
+    Waiting(pb::RangeRequest, std::pin::Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>),
+    Reading(mvcc::RangeStream),
+    Done,
+}
+
+impl RangeStream {
+    pub(super) fn open(services: &Arc<Services>, message: Bytes) -> Result<Self, RpcError> {
+        let request: pb::RangeRequest = decode(message)?;
+        check::range_stream(&request).map_err(|rejection| RpcError::from(&rejection))?;
+        let waiting: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = if request.serializable {
+            Box::pin(std::future::ready(Ok(())))
+        } else {
+            let node = services.node.clone();
+            Box::pin(async move { node.read_barrier().await })
+        };
+        Ok(RangeStream { services: services.clone(), opened: Opened::Waiting(request, waiting) })
+    }
+
+    fn frame(&self, chunk: Chunk) -> Bytes {
+        let header = if chunk.is_last {
+            HeaderKind::Full { revision: chunk.response.revision }
+        } else {
+            HeaderKind::None
+        };
+        let header = self.services.headers.encode(header, self.services.node.term());
+        let body = chunk.response.body;
+        // RangeStreamResponse holds a RangeResponse in field 1.
+        const RANGE_RESPONSE: u8 = 1 << 3 | 2;
+        let inner = header.len() + body.len();
+        let outer = 1 + encoded_len_varint(inner as u64) + inner;
+        let mut frame = Vec::with_capacity(FRAME_PREFIX_BYTES + outer);
+        frame.extend_from_slice(&frame_prefix(outer));
+        frame.push(RANGE_RESPONSE);
+        encode_varint(inner as u64, &mut frame);
+        frame.extend_from_slice(&header);
+        frame.extend_from_slice(&body);
+        frame.into()
+    }
+}
+
+impl MessageStream for RangeStream {
+    fn poll_messages(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, RpcError>>> {
+        loop {
+            match &mut self.opened {
+                Opened::Waiting(request, fresh) => {
+                    let result = match std::task::ready!(fresh.as_mut().poll(context)) {
+                        Ok(()) => {
+                            let chunk_bytes = self.services.config.max_request_bytes;
+                            let stream = self.services.reader.range_stream(request, chunk_bytes);
+                            stream.map_err(|error| self.services.node.read_error(error))
+                        }
+                        Err(error) => Err(error),
+                    };
+                    match result {
+                        Ok(stream) => self.opened = Opened::Reading(stream),
+                        Err(error) => {
+                            self.opened = Opened::Done;
+                            return Poll::Ready(Some(Err(error)));
+                        }
+                    }
+                }
+                Opened::Reading(stream) => {
+                    let next = match stream.next() {
+                        None => None,
+                        Some(Ok(chunk)) => Some(Ok(self.frame(chunk))),
+                        Some(Err(error)) => Some(Err(self.services.node.read_error(error))),
+                    };
+                    return Poll::Ready(next);
+                }
+                Opened::Done => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// The encoded message of a request that the server itself makes.
+pub(super) fn encoded(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}

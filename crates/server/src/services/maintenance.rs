@@ -1,0 +1,93 @@
+//! Maintenance: status, hashes, alarms.
+
+use bytes::Bytes;
+use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb as pb;
+use retcd_api::etcdserverpb::alarm_request::AlarmAction;
+use retcd_api::{CLUSTER_VERSION, ETCD_VERSION};
+
+use super::{Answer, HeaderKind, Services, decode};
+use crate::node::Request;
+
+pub(super) fn status(services: &Services) -> Result<Answer, RpcError> {
+    let status = services.node.status();
+    let size = services.reader.size();
+    let downgrade = services.reader.downgrade();
+    let mut errors = Vec::new();
+    if status.leader.is_none() {
+        errors.push(RpcError::NoLeader.message().to_owned());
+    }
+    errors.extend(services.reader.alarms().iter().map(alarm_text));
+    let response = pb::StatusResponse {
+        header: None,
+        version: ETCD_VERSION.to_owned(),
+        db_size: size.total_bytes.cast_signed(),
+        leader: status.leader.unwrap_or_default(),
+        raft_index: status.committed,
+        raft_term: status.term,
+        raft_applied_index: services.reader.applied_index(),
+        errors,
+        db_size_in_use: size.in_use_bytes.cast_signed(),
+        is_learner: status.is_learner,
+        storage_version: CLUSTER_VERSION.to_owned(),
+        db_size_quota: services.config.quota_backend_bytes.map_or(-1, u64::cast_signed),
+        downgrade_info: Some(pb::DowngradeInfo {
+            enabled: downgrade.is_enabled,
+            target_version: downgrade.target_version,
+        }),
+    };
+    Ok(Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response))
+}
+
+/// An alarm in protobuf's text form, as it stands among the errors of a status.
+fn alarm_text(alarm: &pb::AlarmMember) -> String {
+    let mut fields = Vec::new();
+    if alarm.member_id != 0 {
+        fields.push(format!("memberID:{}", alarm.member_id));
+    }
+    if alarm.alarm() != pb::AlarmType::None {
+        fields.push(format!("alarm:{}", alarm.alarm().as_str_name()));
+    }
+    fields.join(" ")
+}
+
+pub(super) async fn alarm(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::AlarmRequest = decode(message.clone())?;
+    if request.action() == AlarmAction::Get {
+        // The list is a linearizable read, as etcd sends it through the log.
+        services.node.read_barrier().await?;
+        let wanted = request.alarm();
+        let alarms = services
+            .reader
+            .alarms()
+            .into_iter()
+            .filter(|alarm| wanted == pb::AlarmType::None || alarm.alarm() == wanted)
+            .collect();
+        let header = HeaderKind::Full { revision: services.reader.revision() };
+        return Ok(Answer::message(header, &pb::AlarmResponse { header: None, alarms }));
+    }
+    services.node.propose(Request::Alarm, &message)?.await.map(Answer::from)
+}
+
+pub(super) async fn hash(services: &Services) -> Result<Answer, RpcError> {
+    let hash = services.node.hash().await?;
+    let header = HeaderKind::Full { revision: services.reader.revision() };
+    Ok(Answer::message(header, &pb::HashResponse { header: None, hash }))
+}
+
+pub(super) async fn hash_kv(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::HashKvRequest = decode(message)?;
+    let hash = services.node.hash_kv(request.revision).await?;
+    let response = pb::HashKvResponse {
+        header: None,
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.hash_revision,
+    };
+    Ok(Answer::message(HeaderKind::Full { revision: hash.current_revision }, &response))
+}
+
+pub(super) async fn defragment(services: &Services) -> Result<Answer, RpcError> {
+    services.node.defragment().await?;
+    Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
+}

@@ -1,0 +1,334 @@
+//! The gRPC services: one file each, one table of all methods.
+//!
+//! A unary method is a function from the encoded request to an [`Answer`], whose body is the encoded response without
+//! its header: the state machine builds it from stored bytes and nobody decodes it again. Streaming methods return an
+//! object that the connection polls ([`MessageStream`]).
+
+mod client_requests;
+mod cluster;
+mod guard;
+mod header;
+mod health;
+pub(crate) mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+use retcd_api::error::{Code, RpcError};
+use retcd_state_machine::{Reader, Response};
+
+pub(crate) use self::header::HeaderKind;
+pub(crate) use self::watch::{LocalHub, end_streams, hub_has_work, run_hub};
+use crate::config::Config;
+use crate::grpc::connection::Requests;
+use crate::grpc::{Body, Metadata};
+use crate::node::NodeHandle;
+
+/// How the messages of a call flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Unary,
+    ServerStream,
+    BidiStream,
+}
+
+impl Kind {
+    /// The label of the gRPC metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Kind::Unary => "unary",
+            Kind::ServerStream => "server_stream",
+            Kind::BidiStream => "bidi_stream",
+        }
+    }
+}
+
+macro_rules! rpcs {
+    ($($name:ident: $service:literal $method:literal $kind:ident;)*) => {
+        /// Every method that a client may call.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Rpc { $($name,)* }
+
+        impl Rpc {
+            pub(crate) const ALL: &'static [Rpc] = &[$(Rpc::$name,)*];
+
+            /// `/package.Service/Method`.
+            pub(crate) fn from_path(path: &str) -> Option<Rpc> {
+                match path {
+                    $(concat!("/", $service, "/", $method) => Some(Rpc::$name),)*
+                    _ => None,
+                }
+            }
+
+            pub(crate) fn service(self) -> &'static str {
+                match self { $(Rpc::$name => $service,)* }
+            }
+
+            pub(crate) fn method(self) -> &'static str {
+                match self { $(Rpc::$name => $method,)* }
+            }
+
+            pub(crate) fn kind(self) -> Kind {
+                match self { $(Rpc::$name => Kind::$kind,)* }
+            }
+        }
+    };
+}
+
+rpcs! {
+    Put: "etcdserverpb.KV" "Put" Unary;
+    Range: "etcdserverpb.KV" "Range" Unary;
+    Txn: "etcdserverpb.KV" "Txn" Unary;
+    DeleteRange: "etcdserverpb.KV" "DeleteRange" Unary;
+    Compact: "etcdserverpb.KV" "Compact" Unary;
+    RangeStream: "etcdserverpb.KV" "RangeStream" ServerStream;
+    Watch: "etcdserverpb.Watch" "Watch" BidiStream;
+    LeaseGrant: "etcdserverpb.Lease" "LeaseGrant" Unary;
+    LeaseRevoke: "etcdserverpb.Lease" "LeaseRevoke" Unary;
+    LeaseKeepAlive: "etcdserverpb.Lease" "LeaseKeepAlive" BidiStream;
+    LeaseTimeToLive: "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
+    LeaseLeases: "etcdserverpb.Lease" "LeaseLeases" Unary;
+    MemberAdd: "etcdserverpb.Cluster" "MemberAdd" Unary;
+    MemberRemove: "etcdserverpb.Cluster" "MemberRemove" Unary;
+    MemberUpdate: "etcdserverpb.Cluster" "MemberUpdate" Unary;
+    MemberList: "etcdserverpb.Cluster" "MemberList" Unary;
+    MemberPromote: "etcdserverpb.Cluster" "MemberPromote" Unary;
+    Alarm: "etcdserverpb.Maintenance" "Alarm" Unary;
+    Status: "etcdserverpb.Maintenance" "Status" Unary;
+    Defragment: "etcdserverpb.Maintenance" "Defragment" Unary;
+    Hash: "etcdserverpb.Maintenance" "Hash" Unary;
+    HashKv: "etcdserverpb.Maintenance" "HashKV" Unary;
+    Snapshot: "etcdserverpb.Maintenance" "Snapshot" ServerStream;
+    MoveLeader: "etcdserverpb.Maintenance" "MoveLeader" Unary;
+    Downgrade: "etcdserverpb.Maintenance" "Downgrade" Unary;
+    AuthEnable: "etcdserverpb.Auth" "AuthEnable" Unary;
+    AuthDisable: "etcdserverpb.Auth" "AuthDisable" Unary;
+    AuthStatus: "etcdserverpb.Auth" "AuthStatus" Unary;
+    Authenticate: "etcdserverpb.Auth" "Authenticate" Unary;
+    UserAdd: "etcdserverpb.Auth" "UserAdd" Unary;
+    UserGet: "etcdserverpb.Auth" "UserGet" Unary;
+    UserList: "etcdserverpb.Auth" "UserList" Unary;
+    UserDelete: "etcdserverpb.Auth" "UserDelete" Unary;
+    UserChangePassword: "etcdserverpb.Auth" "UserChangePassword" Unary;
+    UserGrantRole: "etcdserverpb.Auth" "UserGrantRole" Unary;
+    UserRevokeRole: "etcdserverpb.Auth" "UserRevokeRole" Unary;
+    RoleAdd: "etcdserverpb.Auth" "RoleAdd" Unary;
+    RoleGet: "etcdserverpb.Auth" "RoleGet" Unary;
+    RoleList: "etcdserverpb.Auth" "RoleList" Unary;
+    RoleDelete: "etcdserverpb.Auth" "RoleDelete" Unary;
+    RoleGrantPermission: "etcdserverpb.Auth" "RoleGrantPermission" Unary;
+    RoleRevokePermission: "etcdserverpb.Auth" "RoleRevokePermission" Unary;
+    Lock: "v3lockpb.Lock" "Lock" Unary;
+    Unlock: "v3lockpb.Lock" "Unlock" Unary;
+    Campaign: "v3electionpb.Election" "Campaign" Unary;
+    Proclaim: "v3electionpb.Election" "Proclaim" Unary;
+    Leader: "v3electionpb.Election" "Leader" Unary;
+    Observe: "v3electionpb.Election" "Observe" ServerStream;
+    Resign: "v3electionpb.Election" "Resign" Unary;
+    HealthCheck: "grpc.health.v1.Health" "Check" Unary;
+    HealthList: "grpc.health.v1.Health" "List" Unary;
+    HealthWatch: "grpc.health.v1.Health" "Watch" ServerStream;
+}
+
+/// What the services work with.
+pub(crate) struct Services {
+    pub(crate) config: Arc<Config>,
+    pub(crate) node: NodeHandle,
+    pub(crate) reader: Reader,
+    pub(crate) headers: header::Headers,
+}
+
+/// A response: the body is the encoded message without field 1, where the header goes.
+pub(crate) struct Answer {
+    pub(crate) header: HeaderKind,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// An answer whose header carries a revision.
+    pub(crate) fn at(revision: i64, body: impl Into<Bytes>) -> Self {
+        Answer { header: HeaderKind::Full { revision }, body: body.into() }
+    }
+
+    /// An answer with this message. Its field `header` must be unset.
+    pub(crate) fn message(header: HeaderKind, message: &impl Message) -> Self {
+        Answer { header, body: message.encode_to_vec().into() }
+    }
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Answer::at(response.revision, response.body)
+    }
+}
+
+impl Services {
+    pub(crate) fn new(config: Arc<Config>, node: NodeHandle, reader: Reader) -> Self {
+        let headers = header::Headers::new(node.cluster_id(), node.member_id());
+        Services { config, node, reader, headers }
+    }
+
+    /// The header of an answer, as field 1 of its message. Empty when the response has none.
+    pub(crate) fn header(&self, answer: &Answer) -> Vec<u8> {
+        self.headers.encode(answer.header, self.node.term())
+    }
+
+    /// Counts a call in.
+    pub(crate) fn begin(&self, rpc: Rpc, metadata: &Metadata) -> Instant {
+        let metrics = self.node.metrics();
+        let counters = metrics.grpc.method(rpc);
+        counters.start();
+        client_requests::count(metrics, rpc.kind() == Kind::Unary, metadata.client_api_version());
+        Instant::now()
+    }
+
+    /// Counts a call out.
+    pub(crate) fn end(&self, rpc: Rpc, started: Instant, error: Option<&RpcError>) {
+        let code = error.map_or(Code::Ok, RpcError::code);
+        self.node.metrics().grpc.method(rpc).finish(code as usize, started.elapsed());
+    }
+}
+
+/// Reads a request. What is not the message that it should be is the client's error.
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, RpcError> {
+    M::decode(message).map_err(|error| RpcError::malformed(&error))
+}
+
+pub(crate) async fn unary(
+    rpc: Rpc,
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    guard::leader(services, metadata)?;
+    match rpc {
+        Rpc::Put => kv::put(services, message).await,
+        Rpc::Range => kv::range(services, message).await,
+        Rpc::Txn => kv::txn(services, message).await,
+        Rpc::DeleteRange => kv::delete_range(services, message).await,
+        Rpc::Compact => kv::compact(services, message).await,
+        Rpc::LeaseGrant => lease::grant(services, message).await,
+        Rpc::LeaseRevoke => lease::revoke(services, message).await,
+        Rpc::LeaseTimeToLive => lease::time_to_live(services, message).await,
+        Rpc::LeaseLeases => lease::leases(services),
+        Rpc::MemberList => cluster::member_list(services, message).await,
+        Rpc::Alarm => maintenance::alarm(services, message).await,
+        Rpc::Status => maintenance::status(services),
+        Rpc::Hash => maintenance::hash(services).await,
+        Rpc::HashKv => maintenance::hash_kv(services, message).await,
+        Rpc::Defragment => maintenance::defragment(services).await,
+        Rpc::HealthCheck => health::check(&decode(message)?),
+        Rpc::HealthList => health::list(),
+        Rpc::AuthStatus => {
+            Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
+        }
+        Rpc::Authenticate => Err(RpcError::AuthNotEnabled),
+        Rpc::MemberAdd
+        | Rpc::MemberRemove
+        | Rpc::MemberUpdate
+        | Rpc::MemberPromote
+        | Rpc::MoveLeader
+        | Rpc::Downgrade
+        | Rpc::AuthEnable
+        | Rpc::AuthDisable
+        | Rpc::UserAdd
+        | Rpc::UserGet
+        | Rpc::UserList
+        | Rpc::UserDelete
+        | Rpc::UserChangePassword
+        | Rpc::UserGrantRole
+        | Rpc::UserRevokeRole
+        | Rpc::RoleAdd
+        | Rpc::RoleGet
+        | Rpc::RoleList
+        | Rpc::RoleDelete
+        | Rpc::RoleGrantPermission
+        | Rpc::RoleRevokePermission
+        | Rpc::Lock
+        | Rpc::Unlock
+        | Rpc::Campaign
+        | Rpc::Proclaim
+        | Rpc::Leader
+        | Rpc::Resign => Err(not_available(rpc)),
+        Rpc::RangeStream
+        | Rpc::Watch
+        | Rpc::LeaseKeepAlive
+        | Rpc::Snapshot
+        | Rpc::Observe
+        | Rpc::HealthWatch => {
+            unreachable!("streaming calls go another way")
+        }
+    }
+}
+
+pub(crate) fn server_stream(
+    rpc: Rpc,
+    services: &Arc<Services>,
+    message: Bytes,
+) -> Result<Body, RpcError> {
+    match rpc {
+        Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
+        Rpc::HealthWatch => Ok(Body::Stream(Box::new(health::Watch::open(&decode(message)?)))),
+        _ => Err(not_available(rpc)),
+    }
+}
+
+pub(crate) fn bidi_stream(
+    rpc: Rpc,
+    services: &Arc<Services>,
+    requests: Requests,
+) -> Result<Body, RpcError> {
+    match rpc {
+        Rpc::Watch => Ok(Body::Stream(Box::new(watch::Stream::open(services, requests)))),
+        Rpc::LeaseKeepAlive => {
+            Ok(Body::Stream(Box::new(lease::KeepAlive::open(services, requests))))
+        }
+        _ => Err(not_available(rpc)),
+    }
+}
+
+fn not_available(rpc: Rpc) -> RpcError {
+    RpcError::other(
+        Code::Unimplemented,
+        format!("{}/{} is not available in this release", rpc.service(), rpc.method()),
+    )
+}
+
+/// The error for a path that is not in the table.
+pub(crate) fn unknown_method(path: &str) -> RpcError {
+    let text = match path.trim_start_matches('/').rsplit_once('/') {
+        Some((service, method)) if Rpc::ALL.iter().any(|rpc| rpc.service() == service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+        None => format!("malformed method name: {path:?}"),
+    };
+    RpcError::other(Code::Unimplemented, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_found_by_its_path() {
+        for rpc in Rpc::ALL {
+            assert_eq!(Rpc::from_path(&format!("/{}/{}", rpc.service(), rpc.method())), Some(*rpc));
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_names_what_is_unknown() {
+        assert_eq!(
+            unknown_method("/etcdserverpb.KV/Nope").message(),
+            "unknown method Nope for service etcdserverpb.KV"
+        );
+        assert_eq!(unknown_method("/no.Such/Put").message(), "unknown service no.Such");
+    }
+}
