@@ -1,0 +1,235 @@
+//! What a call can fail with, in the words that etcd's own client uses.
+
+use std::error::Error as _;
+
+use retcd_api::error::{Code, RpcError};
+use tonic::Status;
+
+/// Why a call failed.
+///
+/// The text of each error is the one that etcd's Go client prints, because programs and people look for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A server answered with this error.
+    #[error("{}", in_go_words(.0))]
+    Rpc(RpcError),
+    /// The deadline of the call passed. `last_attempt` says why no attempt had succeeded by then, if that is known.
+    #[error("context deadline exceeded")]
+    DeadlineExceeded { last_attempt: Option<String> },
+    /// The connection broke after the request had been sent, so nobody knows whether it was carried out.
+    #[error("rpc error: code = Unavailable desc = {0}")]
+    ConnectionLost(String),
+    /// A server did not want to create a watch, for this reason.
+    #[error("{0}")]
+    WatchRefused(String),
+    /// An endpoint that is not an address.
+    #[error("{0}")]
+    BadEndpoint(String),
+    /// There is no endpoint to talk to.
+    #[error("etcdclient: no available endpoints")]
+    NoEndpoints,
+}
+
+impl Error {
+    /// The answer of the server, if there was one.
+    pub fn rpc(&self) -> Option<&RpcError> {
+        match self {
+            Error::Rpc(error) => Some(error),
+            Error::DeadlineExceeded { .. }
+            | Error::ConnectionLost(_)
+            | Error::WatchRefused(_)
+            | Error::BadEndpoint(_)
+            | Error::NoEndpoints => None,
+        }
+    }
+
+    /// Whether a stream should be opened again after this error. A lost leader is final for streams that asked for
+    /// one: whoever asked wants to know.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Error::Rpc(RpcError::NoLeader) => false,
+            Error::Rpc(error) => matches!(error.code(), Code::Unavailable | Code::Internal),
+            Error::ConnectionLost(_) => true,
+            Error::DeadlineExceeded { .. }
+            | Error::WatchRefused(_)
+            | Error::BadEndpoint(_)
+            | Error::NoEndpoints => false,
+        }
+    }
+}
+
+/// Errors that etcd's clients know by their text show only that text; all others show their code, too.
+fn in_go_words(error: &RpcError) -> String {
+    if is_known_to_clients(error) {
+        error.message().to_owned()
+    } else {
+        format!("rpc error: code = {} desc = {}", error.code(), error.message())
+    }
+}
+
+/// Whether etcd's client libraries look this error up. The others are texts of the server's inner parts.
+fn is_known_to_clients(error: &RpcError) -> bool {
+    !matches!(
+        error,
+        RpcError::Other(..)
+            | RpcError::InvalidClientApiVersion
+            | RpcError::WatchCanceled
+            | RpcError::PermissionNotGiven
+            | RpcError::TimeoutWaitAppliedIndex
+            | RpcError::Canceled
+            | RpcError::DeadlineExceeded
+            | RpcError::NotPrimaryLessor
+            | RpcError::LeaderTransferTimeout
+            | RpcError::UnknownMethod
+            | RpcError::NoPasswordUser
+            | RpcError::VerifyOnlyKey
+            | RpcError::PasswordTooLong
+            | RpcError::ProposalDropped
+            | RpcError::RaftStopped
+            | RpcError::LeaderFieldMissing
+            | RpcError::ElectionNotLeader
+            | RpcError::ElectionNoLeader
+            | RpcError::SessionExpired
+            | RpcError::ContextCanceled
+            | RpcError::ContextDeadlineExceeded
+            | RpcError::StreamCustomSort
+            | RpcError::StreamRevisionFilter
+    )
+}
+
+/// How one attempt ended badly, as far as the retry rule cares.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection: the request has not left.
+    Unconnected(String),
+    /// The connection broke, or the stream was reset, while the request was under way.
+    Lost(String),
+    /// The time given to this request is over.
+    TimedOut,
+    /// The server said no.
+    Answered(RpcError),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let mut source = status.source();
+        let transport = source.is_some();
+        while let Some(cause) = source {
+            if cause.is::<tonic::ConnectError>() {
+                return Failure::Unconnected(connection_error(cause));
+            }
+            if cause.is::<tonic::TimeoutExpired>() {
+                return Failure::TimedOut;
+            }
+            source = cause.source();
+        }
+        if transport {
+            return Failure::Lost(format!("error reading from server: {}", innermost(&status)));
+        }
+        Failure::Answered(rpc_error(&status))
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unconnected(text) | Failure::Lost(text) => Error::ConnectionLost(text),
+            Failure::TimedOut => Error::DeadlineExceeded { last_attempt: None },
+            Failure::Answered(error) => Error::Rpc(error),
+        }
+    }
+}
+
+/// Reads an answer. Like etcd's clients this trusts the text first: proxies and old servers differ in codes.
+pub(crate) fn rpc_error(status: &Status) -> RpcError {
+    let text = status.message();
+    // The transport's own limit on answers speaks differently from gRPC's.
+    if let Some(sizes) = text.strip_prefix("Error, decoded message length too large: found ") {
+        let numbers: Vec<&str> =
+            sizes.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
+        if let [found, limit] = numbers[..] {
+            let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+            return RpcError::other(Code::ResourceExhausted, text);
+        }
+    }
+    RpcError::from_message(text)
+        .unwrap_or_else(|| RpcError::other(code(status.code()), text.to_owned()))
+}
+
+fn code(code: tonic::Code) -> Code {
+    match code {
+        tonic::Code::Ok => Code::Ok,
+        tonic::Code::Cancelled => Code::Canceled,
+        tonic::Code::Unknown => Code::Unknown,
+        tonic::Code::InvalidArgument => Code::InvalidArgument,
+        tonic::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::AlreadyExists => Code::AlreadyExists,
+        tonic::Code::PermissionDenied => Code::PermissionDenied,
+        tonic::Code::ResourceExhausted => Code::ResourceExhausted,
+        tonic::Code::FailedPrecondition => Code::FailedPrecondition,
+        tonic::Code::Aborted => Code::Aborted,
+        tonic::Code::OutOfRange => Code::OutOfRange,
+        tonic::Code::Unimplemented => Code::Unimplemented,
+        tonic::Code::Internal => Code::Internal,
+        tonic::Code::Unavailable => Code::Unavailable,
+        tonic::Code::DataLoss => Code::DataLoss,
+        tonic::Code::Unauthenticated => Code::Unauthenticated,
+    }
+}
+
+fn connection_error(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("connection error: desc = \"transport: Error while dialing: {}\"", innermost(error))
+}
+
+/// The error at the bottom, which names the cause ("connection refused") where the upper ones only say "transport".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_show_their_code_only_when_clients_do_not_know_them() {
+        let known = Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
+        assert_eq!(
+            Error::from(Failure::from(known)).to_string(),
+            "etcdserver: mvcc: required revision has been compacted"
+        );
+        let unknown = Status::unimplemented("unknown method X for service Y");
+        assert_eq!(
+            Error::from(Failure::from(unknown)).to_string(),
+            "rpc error: code = Unimplemented desc = unknown method X for service Y"
+        );
+        let inner = Error::Rpc(RpcError::NotPrimaryLessor);
+        assert_eq!(inner.to_string(), "rpc error: code = Unknown desc = not a primary lessor");
+    }
+
+    #[test]
+    fn too_large_answers_speak_like_grpc() {
+        let status = Status::out_of_range(
+            "Error, decoded message length too large: found 100 bytes, the limit is: 10 bytes",
+        );
+        assert_eq!(
+            rpc_error(&status),
+            RpcError::other(
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (100 vs. 10)"
+            )
+        );
+    }
+
+    #[test]
+    fn a_lost_leader_ends_streams_and_a_lost_server_does_not() {
+        assert!(!Error::Rpc(RpcError::NoLeader).is_passing());
+        assert!(Error::Rpc(RpcError::Stopped).is_passing());
+        assert!(Error::ConnectionLost(String::new()).is_passing());
+        assert!(!Error::Rpc(RpcError::PermissionDenied).is_passing());
+    }
+}

@@ -1,0 +1,188 @@
+//! Leases, and keeping one alive.
+
+use std::time::Duration;
+
+use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb::lease_client::LeaseClient;
+use retcd_api::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::client::Retry;
+use crate::error::Failure;
+use crate::{Client, Error};
+
+/// How long the first answer may take. Until it comes the lease's time to live is unknown.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Pause before a broken stream is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+
+impl Client {
+    /// Grants a lease of `ttl` seconds; the server chooses the id when `id` is 0.
+    pub async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGrantResponse, Error> {
+        self.call(Retry::Repeatable, LeaseGrantRequest { ttl, id }, |channel, request| async move {
+            self.lease(channel).lease_grant(request).await
+        })
+        .await
+    }
+
+    /// Ends a lease and deletes its keys.
+    pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
+        self.call(Retry::Repeatable, LeaseRevokeRequest { id }, |channel, request| async move {
+            self.lease(channel).lease_revoke(request).await
+        })
+        .await
+    }
+
+    /// What is left of a lease; a time to live of -1 means that there is no such lease.
+    pub async fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        self.call(
+            Retry::Repeatable,
+            LeaseTimeToLiveRequest { id, keys },
+            |channel, request| async move { self.lease(channel).lease_time_to_live(request).await },
+        )
+        .await
+    }
+
+    /// All leases.
+    pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {
+        self.call(Retry::Repeatable, LeaseLeasesRequest {}, |channel, request| async move {
+            self.lease(channel).lease_leases(request).await
+        })
+        .await
+    }
+
+    /// Renews a lease once.
+    ///
+    /// # Errors
+    /// `LeaseNotFound` when there is no such lease.
+    pub async fn lease_keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
+        loop {
+            let renewed = match Renewals::open(self, id).await {
+                Ok(mut renewals) => renewals.receive().await,
+                Err(error) => Err(error),
+            };
+            match renewed {
+                Ok(reply) if reply.ttl > 0 => return Ok(reply),
+                Ok(_) => return Err(Error::Rpc(RpcError::LeaseNotFound)),
+                Err(error) if error.is_passing() => tokio::time::sleep(REOPEN_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Renews a lease again and again, each time after a third of its time to live.
+    pub fn lease_keep_alive(&self, id: i64) -> KeepAlive {
+        let now = Instant::now();
+        KeepAlive {
+            client: self.clone(),
+            id,
+            expires: now + FIRST_ANSWER,
+            due: now,
+            renewals: None,
+        }
+    }
+
+    fn lease(&self, channel: Channel) -> LeaseClient<Channel> {
+        LeaseClient::new(channel).max_decoding_message_size(self.response_bytes_max)
+    }
+}
+
+/// A lease that is being kept alive for as long as [`Self::next`] is called in time.
+#[derive(Debug)]
+pub struct KeepAlive {
+    client: Client,
+    id: i64,
+    /// When the lease ends if no further renewal succeeds.
+    expires: Instant,
+    /// When the next renewal is to be sent.
+    due: Instant,
+    renewals: Option<Renewals>,
+}
+
+impl KeepAlive {
+    /// Waits until a renewal is due, renews, and returns the answer; `None` when the lease is gone or could not be
+    /// renewed in time.
+    pub async fn next(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Error> {
+        loop {
+            tokio::time::sleep_until(self.due.min(self.expires)).await;
+            match tokio::time::timeout_at(self.expires, self.renew()).await {
+                Err(_) => return Ok(None),
+                Ok(Ok(reply)) => return Ok(self.accept(reply)),
+                Ok(Err(error)) if error.is_passing() => {
+                    self.renewals = None;
+                    self.due = Instant::now() + REOPEN_PAUSE;
+                }
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<LeaseKeepAliveResponse, Error> {
+        if let Some(renewals) = &mut self.renewals {
+            renewals.send(self.id).await?;
+            return renewals.receive().await;
+        }
+        let renewals = Renewals::open(&self.client, self.id).await?;
+        self.renewals.insert(renewals).receive().await
+    }
+
+    fn accept(&mut self, reply: LeaseKeepAliveResponse) -> Option<LeaseKeepAliveResponse> {
+        let ttl = Duration::from_secs(u64::try_from(reply.ttl).ok().filter(|ttl| *ttl > 0)?);
+        let now = Instant::now();
+        self.expires = now + ttl;
+        self.due = now + ttl / 3;
+        Some(reply)
+    }
+}
+
+/// One stream of renewals, used for one lease and strictly in turns.
+#[derive(Debug)]
+struct Renewals {
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    replies: Streaming<LeaseKeepAliveResponse>,
+}
+
+impl Renewals {
+    /// Opens the stream with a first request, because servers do not even say hello before they have an answer.
+    async fn open(client: &Client, id: i64) -> Result<Self, Error> {
+        let mut requests = None;
+        let replies = client
+            .attempt(Retry::Repeatable, |channel| {
+                // One request is under way at a time, so the queue never holds more than that.
+                let (sender, receiver) = mpsc::channel(1);
+                sender.try_send(LeaseKeepAliveRequest { id }).expect("a new queue has room");
+                requests = Some(sender);
+                let request = client.stream_request(ReceiverStream::new(receiver));
+                async move { client.lease(channel).lease_keep_alive(request).await }
+            })
+            .await?;
+        Ok(Renewals { requests: requests.expect("a successful attempt was made"), replies })
+    }
+
+    async fn send(&self, id: i64) -> Result<(), Error> {
+        self.requests.send(LeaseKeepAliveRequest { id }).await.map_err(|_| ended())
+    }
+
+    async fn receive(&mut self) -> Result<LeaseKeepAliveResponse, Error> {
+        match self.replies.message().await {
+            Ok(reply) => reply.ok_or_else(ended),
+            Err(status) => Err(Failure::from(status).into()),
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::ConnectionLost("lease keep-alive stream ended".to_owned())
+}

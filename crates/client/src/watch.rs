@@ -1,0 +1,352 @@
+//! Watching keys, across broken connections.
+//!
+//! A [`Watcher`] is one stream with any number of watches on it. It remembers for each watch the revision from which
+//! it would have to go on; when the stream breaks it opens another one, to the next endpoint, and asks for exactly
+//! the events that are still missing. So a caller sees every event once, in order, whatever happens to members.
+//!
+//! Invariants
+//! - ids are chosen here and never used twice, so a watch keeps its id on every stream;
+//! - `next_revision` is above every event that was handed out and not above any that was not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use retcd_api::error::{Code, RpcError};
+use retcd_api::etcdserverpb::watch_client::WatchClient;
+use retcd_api::etcdserverpb::watch_request::RequestUnion;
+use retcd_api::etcdserverpb::{
+    WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::client::Retry;
+use crate::error::Failure;
+use crate::{Client, Error};
+
+/// Requests that may wait for the connection; more make [`Watcher::create`] wait. The watches of a broken stream are
+/// sent again on top of that.
+const REQUESTS_MAX: usize = 16;
+/// Pause before a broken stream is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Watches that share a stream.
+#[derive(Debug)]
+pub struct Watcher {
+    client: Client,
+    stream: Option<Stream>,
+    watches: BTreeMap<i64, Watch>,
+    last_id: i64,
+    /// Progress requests that no stream has taken yet.
+    progress_requests: usize,
+    is_broken: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    requests: mpsc::Sender<WatchRequest>,
+    replies: Streaming<WatchResponse>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    request: WatchCreateRequest,
+    /// Where the watch would go on, on another stream. 0 until the server has said where "now" is.
+    next_revision: i64,
+    /// Whether the server has answered the creation on the present stream.
+    is_confirmed: bool,
+}
+
+impl Client {
+    /// Prepares to watch; the stream is opened by the first [`Watcher::next`].
+    pub fn watcher(&self) -> Watcher {
+        Watcher {
+            client: self.clone(),
+            stream: None,
+            watches: BTreeMap::new(),
+            last_id: 0,
+            progress_requests: 0,
+            is_broken: false,
+        }
+    }
+}
+
+impl Watcher {
+    /// Adds a watch and returns its id, which its answers carry. The id in the request is ignored.
+    pub async fn create(&mut self, mut request: WatchCreateRequest) -> i64 {
+        self.last_id += 1;
+        request.watch_id = self.last_id;
+        let watch = Watch { next_revision: request.start_revision, request, is_confirmed: false };
+        self.send(watch.creation()).await;
+        self.watches.insert(self.last_id, watch);
+        self.last_id
+    }
+
+    /// Ends a watch. It has no further answers.
+    pub async fn cancel(&mut self, id: i64) {
+        if self.watches.remove(&id).is_some() {
+            self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id })).await;
+        }
+    }
+
+    /// Asks how far the watches are. The answer has id -1, no events, and comes once none of them lags behind.
+    pub async fn request_progress(&mut self) {
+        if self.stream.is_some() {
+            self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+        } else {
+            self.progress_requests += 1;
+        }
+    }
+
+    /// The ids of the watches that are alive.
+    pub fn ids(&self) -> impl Iterator<Item = i64> + '_ {
+        self.watches.keys().copied()
+    }
+
+    /// The next answer that says something: events, progress, or a cancellation.
+    ///
+    /// Waits forever when there is nothing to watch. May be dropped at any point and called again.
+    ///
+    /// # Errors
+    /// Only those that no other endpoint could help with; they end every watch.
+    pub async fn next(&mut self) -> Result<WatchResponse, Error> {
+        loop {
+            let result = match &mut self.stream {
+                Some(stream) => stream.receive().await,
+                // A server says nothing on a stream without watches, not even hello.
+                None if self.watches.is_empty() => std::future::pending().await,
+                None => self.open().await.map(|()| None),
+            };
+            match result {
+                Ok(Some(reply)) => {
+                    self.is_broken = false;
+                    if let Some(reply) = self.note(reply) {
+                        return Ok(reply);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) if error.is_passing() => {
+                    self.stream = None;
+                    self.is_broken = true;
+                }
+                Err(error) => {
+                    self.stream = None;
+                    self.watches.clear();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        if self.is_broken {
+            tokio::time::sleep(REOPEN_PAUSE).await;
+        }
+        let client = &self.client;
+        let progress = || RequestUnion::ProgressRequest(WatchProgressRequest {});
+        let first: Vec<RequestUnion> = (self.watches.values().map(Watch::creation))
+            .chain(std::iter::repeat_with(progress).take(self.progress_requests))
+            .collect();
+        let mut requests = None;
+        let replies = client
+            .attempt(Retry::Repeatable, |channel| {
+                let (sender, receiver) = mpsc::channel(REQUESTS_MAX + first.len());
+                for request in &first {
+                    sender
+                        .try_send(wrap(request.clone()))
+                        .expect("the queue has room for all of them");
+                }
+                requests = Some(sender);
+                let request = client.stream_request(ReceiverStream::new(receiver));
+                let mut service =
+                    WatchClient::new(channel).max_decoding_message_size(client.response_bytes_max);
+                async move { service.watch(request).await }
+            })
+            .await?;
+        let requests = requests.expect("a successful attempt was made");
+        self.stream = Some(Stream { requests, replies });
+        self.progress_requests = 0;
+        self.watches.values_mut().for_each(|watch| watch.is_confirmed = false);
+        Ok(())
+    }
+
+    /// Sends, if there is a stream. If there is none, or it breaks, opening the next one sends what matters again.
+    async fn send(&mut self, request: RequestUnion) {
+        if let Some(stream) = &self.stream {
+            let _ = stream.requests.send(wrap(request)).await;
+        }
+    }
+
+    /// Keeps the books; `None` for answers that only matter here.
+    fn note(&mut self, reply: WatchResponse) -> Option<WatchResponse> {
+        if reply.canceled {
+            return self.watches.remove(&self.canceled_id(&reply)).map(|_| reply);
+        }
+        let revision = reply.header.map_or(0, |header| header.revision);
+        if let Some(watch) = self.watches.get_mut(&reply.watch_id) {
+            watch.advance(&reply, revision);
+        } else if reply.watch_id >= 0 {
+            return None;
+        }
+        (!reply.created).then_some(reply)
+    }
+
+    /// A refused creation comes back without its id. Requests are answered in order, so it is the oldest watch that
+    /// the server has not confirmed.
+    fn canceled_id(&self, reply: &WatchResponse) -> i64 {
+        if reply.watch_id >= 0 {
+            return reply.watch_id;
+        }
+        self.watches.iter().find(|(_, watch)| !watch.is_confirmed).map_or(-1, |(id, _)| *id)
+    }
+}
+
+impl Stream {
+    async fn receive(&mut self) -> Result<Option<WatchResponse>, Error> {
+        match self.replies.message().await {
+            Ok(Some(reply)) => Ok(Some(reply)),
+            Ok(None) => Err(Error::ConnectionLost("watch stream ended".to_owned())),
+            Err(status) => Err(Failure::from(status).into()),
+        }
+    }
+}
+
+impl Watch {
+    /// The request that makes this watch go on where it is.
+    fn creation(&self) -> RequestUnion {
+        RequestUnion::CreateRequest(WatchCreateRequest {
+            start_revision: self.next_revision,
+            ..self.request.clone()
+        })
+    }
+
+    fn advance(&mut self, reply: &WatchResponse, revision: i64) {
+        let next = if let Some(last) = reply.events.last() {
+            last.kv.as_ref().map_or(0, |kv| kv.mod_revision) + 1
+        } else if reply.created && self.next_revision > 0 {
+            self.next_revision
+        } else {
+            revision + 1
+        };
+        self.next_revision = self.next_revision.max(next);
+        self.is_confirmed |= reply.created;
+    }
+}
+
+fn wrap(request: RequestUnion) -> WatchRequest {
+    WatchRequest { request_union: Some(request) }
+}
+
+/// Whether an answer only says how far its watches are.
+pub fn is_progress_notify(reply: &WatchResponse) -> bool {
+    let says_more =
+        !reply.events.is_empty() || reply.canceled || reply.created || reply.compact_revision != 0;
+    !says_more && reply.header.is_some_and(|header| header.revision != 0)
+}
+
+/// Why a watch was canceled; `None` for all other answers.
+pub fn cancellation(reply: &WatchResponse) -> Option<Error> {
+    if !reply.canceled {
+        return None;
+    }
+    let reason = &reply.cancel_reason;
+    let known = RpcError::from_message(reason).map(Error::Rpc);
+    Some(if reply.compact_revision != 0 {
+        Error::Rpc(RpcError::Compacted)
+    } else if reason.is_empty() {
+        // Servers before 3.4 gave no reason, and had only this one.
+        Error::Rpc(RpcError::FutureRev)
+    } else if reply.created {
+        known.unwrap_or_else(|| Error::WatchRefused(reason.clone()))
+    } else {
+        known.unwrap_or_else(|| {
+            Error::Rpc(RpcError::other(Code::FailedPrecondition, reason.clone()))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use retcd_api::etcdserverpb::ResponseHeader;
+    use retcd_api::mvccpb::{Event, KeyValue};
+
+    async fn watcher(start_revisions: &[i64]) -> Watcher {
+        let mut watcher = Client::new(&Config::default()).unwrap().watcher();
+        for start_revision in start_revisions {
+            watcher
+                .create(WatchCreateRequest {
+                    start_revision: *start_revision,
+                    ..Default::default()
+                })
+                .await;
+        }
+        watcher
+    }
+
+    fn reply(watch_id: i64, revision: i64) -> WatchResponse {
+        let header = Some(ResponseHeader { revision, ..Default::default() });
+        WatchResponse { header, watch_id, ..Default::default() }
+    }
+
+    fn with_event(mut reply: WatchResponse, mod_revision: i64) -> WatchResponse {
+        let kv = KeyValue { mod_revision, ..Default::default() };
+        reply.events.push(Event { kv: Some(kv), ..Default::default() });
+        reply
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_after_what_it_has_seen() {
+        let mut watcher = watcher(&[0, 5]).await;
+        let next = |watcher: &Watcher, id| watcher.watches[&id].next_revision;
+
+        assert_eq!(watcher.note(WatchResponse { created: true, ..reply(1, 10) }), None);
+        assert_eq!(next(&watcher, 1), 11, "\"from now\" must mean the same on the next stream");
+        assert_eq!(watcher.note(WatchResponse { created: true, ..reply(2, 10) }), None);
+        assert_eq!(next(&watcher, 2), 5, "history is still to come");
+
+        assert!(watcher.note(with_event(reply(2, 10), 7)).is_some());
+        assert_eq!(next(&watcher, 2), 8, "the header may be ahead of the events");
+        assert!(watcher.note(reply(2, 20)).is_some());
+        assert_eq!(next(&watcher, 2), 21);
+        assert!(watcher.note(reply(-1, 30)).is_some(), "progress of the whole stream");
+    }
+
+    #[tokio::test]
+    async fn refusals_belong_to_the_oldest_unconfirmed_watch() {
+        let mut watcher = watcher(&[0, 0, 0]).await;
+        watcher.note(WatchResponse { created: true, ..reply(1, 10) });
+        assert!(
+            watcher
+                .note(WatchResponse { created: true, canceled: true, ..reply(-1, 10) })
+                .is_some()
+        );
+        assert_eq!(watcher.ids().collect::<Vec<_>>(), [1, 3]);
+        assert!(
+            watcher.note(WatchResponse { canceled: true, ..reply(2, 10) }).is_none(),
+            "canceled twice"
+        );
+    }
+
+    #[test]
+    fn reasons_read_as_in_etcd() {
+        let canceled = |reply: WatchResponse| cancellation(&reply).unwrap().to_string();
+        let base = || WatchResponse { canceled: true, ..Default::default() };
+        assert_eq!(
+            canceled(WatchResponse { compact_revision: 3, ..base() }),
+            "etcdserver: mvcc: required revision has been compacted"
+        );
+        let range = "mvcc: watcher range is empty";
+        assert_eq!(
+            canceled(WatchResponse { created: true, cancel_reason: range.into(), ..base() }),
+            range
+        );
+        assert_eq!(
+            canceled(WatchResponse { cancel_reason: "odd".into(), ..base() }),
+            "rpc error: code = FailedPrecondition desc = odd"
+        );
+        assert_eq!(cancellation(&WatchResponse::default()), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! Commands: finding the one that is meant, and running it.
+
+use super::flags::{Flag, Flags, HELP, Kind, Parsed, parse};
+use super::help;
+use crate::failure::{Exit, Failure};
+
+/// A command, or a group of them.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) name: &'static str,
+    /// What follows the name in the usage line.
+    pub(crate) operands: &'static str,
+    pub(crate) short: &'static str,
+    /// Shown instead of `short` in the command's own help, if not empty.
+    pub(crate) long: &'static str,
+    /// Under which heading the command is listed.
+    pub(crate) section: &'static str,
+    pub(crate) flags: &'static [Flag],
+    /// Flags that the commands below take, too.
+    pub(crate) inherited_flags: &'static [Flag],
+    pub(crate) subcommands: &'static [Command],
+    pub(crate) action: Action,
+}
+
+/// What a command does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Run(fn(&Invocation) -> Result<(), Failure>),
+    /// Prints the help of the command that the arguments name.
+    Help,
+    /// Nothing by itself.
+    Group,
+    /// A command of etcdctl that this build does not have yet. It is listed, so that prefixes mean what they will
+    /// mean, and refuses.
+    Later,
+}
+
+impl Command {
+    /// A command without flags and texts; the place to start a declaration from.
+    pub(crate) const fn new(name: &'static str, section: &'static str, action: Action) -> Self {
+        Command {
+            name,
+            operands: "",
+            short: "",
+            long: "",
+            section,
+            flags: &[],
+            inherited_flags: &[],
+            subcommands: &[],
+            action,
+        }
+    }
+
+    /// A command that is still to come.
+    pub(crate) const fn later(name: &'static str, section: &'static str) -> Self {
+        let mut command = Command::new(name, section, Action::Later);
+        command.short = "Not supported by this build yet";
+        command
+    }
+}
+
+/// One use of a command.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// From the program down to the command.
+    path: Vec<&'static Command>,
+    pub(crate) flags: Flags,
+    pub(crate) args: Vec<Vec<u8>>,
+    /// How many arguments came before `--`, if there was one.
+    pub(crate) dash: Option<usize>,
+}
+
+impl Invocation {
+    pub(crate) fn command(&self) -> &'static Command {
+        self.path.last().expect("a path begins with the program")
+    }
+
+    /// The flags that the commands above handed down; those that have an environment variable.
+    pub(crate) fn inherited_flags(&self) -> impl Iterator<Item = &'static Flag> + use<> {
+        inherited(&self.path[..self.path.len() - 1])
+    }
+}
+
+/// Runs what the arguments say.
+pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failure> {
+    let (path, rest) = resolve(root, args)?;
+    let command = *path.last().expect("a path begins with the program");
+    if matches!(command.action, Action::Later) {
+        let names: Vec<&str> = path[1..].iter().map(|command| command.name).collect();
+        return Err(not_yet(&names.join(" ")));
+    }
+    let Parsed { flags, args, dash } = parse(declared(&path), &rest)
+        .map_err(|error| Failure::new(Exit::Error, error).with_usage(help::usage(&path)))?;
+    if flags.bool(HELP.name) {
+        print!("{}", help::text(&path));
+        return Ok(());
+    }
+    match command.action {
+        Action::Run(run) => run(&Invocation { path, flags, args, dash }),
+        Action::Help => {
+            print_help(root, &args);
+            Ok(())
+        }
+        Action::Group | Action::Later => {
+            print!("{}", help::text(&path));
+            Ok(())
+        }
+    }
+}
+
+/// The failure of everything that etcdctl has and this build does not.
+pub(crate) fn not_yet(what: &str) -> Failure {
+    Failure::new(Exit::Error, format!("{what} is not supported by this build yet"))
+}
+
+/// Goes down the tree as far as the arguments name commands; returns the path and the arguments without the names.
+fn resolve(
+    root: &'static Command,
+    args: &[Vec<u8>],
+) -> Result<(Vec<&'static Command>, Vec<Vec<u8>>), Failure> {
+    let mut path = vec![root];
+    let mut rest = args.to_vec();
+    loop {
+        let command = *path.last().expect("a path begins with the program");
+        let Some(position) = first_plain(&rest, &path).filter(|_| !command.subcommands.is_empty())
+        else {
+            return Ok((path, rest));
+        };
+        let word = String::from_utf8_lossy(&rest[position]).into_owned();
+        match find(command, &word) {
+            Some(subcommand) => {
+                path.push(subcommand);
+                rest.remove(position);
+            }
+            None if path.len() == 1 => return Err(unknown_command(root, &word)),
+            None => return Ok((path, rest)),
+        }
+    }
+}
+
+/// Where the first argument is that is neither a flag nor the value of one. Flags that are not known yet are taken to
+/// have a value.
+fn first_plain(args: &[Vec<u8>], path: &[&'static Command]) -> Option<usize> {
+    let is_switch = |wanted: &dyn Fn(&Flag) -> bool| {
+        declared(path).any(|flag| flag.kind == Kind::Bool && wanted(flag))
+    };
+    let mut position = 0;
+    while position < args.len() {
+        let arg = String::from_utf8_lossy(&args[position]);
+        if arg == "--" {
+            return None;
+        }
+        let takes_next = if let Some(name) = arg.strip_prefix("--") {
+            !name.contains('=') && !is_switch(&|flag| flag.name == name)
+        } else if let Some(letter) =
+            arg.strip_prefix('-').filter(|letters| letters.chars().count() == 1)
+        {
+            !is_switch(&|flag| flag.short == letter.chars().next())
+        } else if arg.is_empty() || arg.starts_with('-') {
+            false
+        } else {
+            return Some(position);
+        };
+        position += if takes_next { 2 } else { 1 };
+    }
+    None
+}
+
+/// The subcommand that `word` names: in full, or by a prefix that no other shares.
+fn find(command: &'static Command, word: &str) -> Option<&'static Command> {
+    if let Some(exact) = command.subcommands.iter().find(|subcommand| subcommand.name == word) {
+        return Some(exact);
+    }
+    let mut matching =
+        command.subcommands.iter().filter(|subcommand| subcommand.name.starts_with(word));
+    matching.next().filter(|_| matching.next().is_none())
+}
+
+/// Every flag that the last command of the path understands.
+fn declared<'a>(path: &'a [&'static Command]) -> impl Iterator<Item = &'static Flag> + use<'a> {
+    let own = path.last().map_or(&[][..], |command| command.flags);
+    own.iter().chain(inherited(path)).chain(std::iter::once(&HELP))
+}
+
+fn inherited(path: &[&'static Command]) -> impl Iterator<Item = &'static Flag> + use<> {
+    let lists: Vec<&'static [Flag]> =
+        path.iter().rev().map(|command| command.inherited_flags).collect();
+    lists.into_iter().flatten()
+}
+
+fn print_help(root: &'static Command, topic: &[Vec<u8>]) {
+    match resolve(root, topic) {
+        Ok((path, rest)) if rest.is_empty() => print!("{}", help::text(&path)),
+        _ => {
+            let words: Vec<String> =
+                topic.iter().map(|word| format!("`{}`", String::from_utf8_lossy(word))).collect();
+            eprintln!("Unknown help topic [{}]\n{}", words.join(" "), help::usage(&[root]));
+        }
+    }
+}
+
+fn unknown_command(root: &'static Command, word: &str) -> Failure {
+    let mut message = format!("unknown command {word:?} for {:?}", root.name);
+    let is_close =
+        |name: &str| edit_distance(name, word) <= 2 || name.starts_with(&word.to_lowercase());
+    let close: Vec<&str> =
+        root.subcommands.iter().map(|command| command.name).filter(|name| is_close(name)).collect();
+    if !close.is_empty() {
+        message.push_str("\n\nDid you mean this?\n");
+        close.iter().for_each(|name| message.extend(["\t", name, "\n"]));
+    }
+    Failure::new(Exit::Error, message).with_usage(format!("Run '{} --help' for usage.", root.name))
+}
+
+/// How many letters must be inserted, deleted or replaced (Levenshtein), not looking at case.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let (left, right) = (left.to_lowercase(), right.to_lowercase());
+    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.chars().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::ROOT;
+
+    fn resolved(line: &str) -> Result<(String, Vec<String>), Failure> {
+        let args: Vec<Vec<u8>> =
+            line.split_whitespace().map(|word| word.as_bytes().to_vec()).collect();
+        let (path, rest) = resolve(&ROOT, &args)?;
+        let names: Vec<&str> = path[1..].iter().map(|command| command.name).collect();
+        Ok((
+            names.join(" "),
+            rest.into_iter().map(|word| String::from_utf8(word).unwrap()).collect(),
+        ))
+    }
+
+    #[test]
+    fn commands_are_found_by_unique_prefixes() {
+        let name = |line| resolved(line).unwrap().0;
+        assert_eq!(name("mem li"), "member list");
+        assert_eq!(name("compact 5"), "compaction");
+        assert_eq!(name("le k 1"), "lease keep-alive");
+        assert_eq!(name("endp stat"), "endpoint status");
+        assert!(resolved("e").is_err(), "elect or endpoint");
+        assert_eq!(name("lease xyz"), "lease", "a group swallows what it does not know");
+    }
+
+    #[test]
+    fn values_of_flags_are_not_commands() {
+        assert_eq!(resolved("--endpoints get -w json put --lease 1 k v").unwrap().0, "put");
+        let (name, rest) = resolved("--debug get lease").unwrap();
+        assert_eq!((name.as_str(), rest), ("get", vec!["--debug".to_owned(), "lease".to_owned()]));
+    }
+
+    #[test]
+    fn near_misses_are_suggested() {
+        assert_eq!(
+            resolved("lese").unwrap_err(),
+            Failure::new(
+                Exit::Error,
+                "unknown command \"lese\" for \"etcdctl\"\n\nDid you mean this?\n\tlease\n"
+            )
+            .with_usage("Run 'etcdctl --help' for usage.".to_owned())
+        );
+        assert_eq!(
+            resolved("xyzzy").unwrap_err(),
+            Failure::new(Exit::Error, "unknown command \"xyzzy\" for \"etcdctl\"")
+                .with_usage("Run 'etcdctl --help' for usage.".to_owned())
+        );
+    }
+
+    #[test]
+    fn distances_count_edits() {
+        for (left, right, distance) in
+            [("put", "put", 0), ("put", "puut", 1), ("Lease", "lese", 1), ("", "ab", 2)]
+        {
+            assert_eq!(edit_distance(left, right), distance, "{left} {right}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The commands, one file each, and the tree that names them.
+//!
+//! A command reads its arguments into a request, sends it through a [`crate::session::Session`], and prints the
+//! reply. Arguments are checked before the session is opened, so a bad argument is reported even without a cluster.
+
+mod compaction;
+mod del;
+mod endpoint;
+mod get;
+mod lease;
+mod member;
+mod options;
+mod put;
+mod txn;
+mod version;
+mod watch;
+
+use crate::cli::{Action, Command};
+use crate::failure::Failure;
+use crate::go::number::parse_int;
+use crate::session::GLOBAL_FLAGS;
+
+/// The whole of etcdctl. The order is the one in which suggestions are made.
+pub(crate) static ROOT: Command = Command {
+    short: "A command line client for etcd.",
+    inherited_flags: &GLOBAL_FLAGS,
+    subcommands: &[
+        get::COMMAND,
+        put::COMMAND,
+        del::COMMAND,
+        txn::COMMAND,
+        compaction::COMMAND,
+        Command::later("alarm", "cluster"),
+        Command::later("defrag", "cluster"),
+        endpoint::COMMAND,
+        Command::later("move-leader", "cluster"),
+        watch::COMMAND,
+        version::COMMAND,
+        lease::COMMAND,
+        member::COMMAND,
+        Command::later("snapshot", "cluster"),
+        Command::later("make-mirror", "utility"),
+        Command::later("lock", "concurrency"),
+        Command::later("elect", "concurrency"),
+        Command::later("auth", "auth"),
+        Command::later("user", "auth"),
+        Command::later("role", "auth"),
+        Command::later("check", "utility"),
+        Command::later("completion", "utility"),
+        Command::later("downgrade", "cluster"),
+        options::COMMAND,
+        HELP,
+    ],
+    ..Command::new("etcdctl", "", Action::Group)
+};
+
+const HELP: Command = Command {
+    operands: "[command]",
+    short: "Explains a command",
+    ..Command::new("help", "utility", Action::Help)
+};
+
+/// What `--consistency` says: whether any member may answer from what it knows.
+fn is_serializable(consistency: &str) -> Result<bool, Failure> {
+    match consistency {
+        "l" => Ok(false),
+        "s" => Ok(true),
+        other => {
+            let message = format!("unknown consistency flag {other:?}");
+            Err(Failure::new(crate::failure::Exit::BadFeature, message))
+        }
+    }
+}
+
+/// Reads a lease id, which people write in hexadecimal. `what` is its name in the error.
+fn lease_id(text: &[u8], what: &str) -> Result<i64, Failure> {
+    let parsed = parse_int(&String::from_utf8_lossy(text), 16);
+    parsed.map_err(|error| Failure::bad_args(format!("bad {what} ({error}), expecting ID in Hex")))
+}
+
+/// The failure of flags that exclude each other.
+fn either_prefix_or_from_key() -> Failure {
+    Failure::bad_args("`--prefix` and `--from-key` cannot be set at the same time, choose one")
+}
+
+/// The failure of a range end beside a flag that implies one.
+fn range_end_is_implied() -> Failure {
+    Failure::bad_args(
+        "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
+    )
+}

@@ -1,0 +1,16 @@
+//! `options`: the flags that every command takes.
+
+use crate::cli::{Action, Command, Invocation, flag_usages};
+use crate::failure::Failure;
+use crate::print::write_out;
+use crate::session::GLOBAL_FLAGS;
+
+pub(super) const COMMAND: Command = Command {
+    short: "Shows the flags that every command takes",
+    ..Command::new("options", "utility", Action::Run(run))
+};
+
+fn run(_: &Invocation) -> Result<(), Failure> {
+    let usages = flag_usages(&GLOBAL_FLAGS);
+    write_out(format!("The following options can be passed to any command:\n\n{usages}").as_bytes())
+}

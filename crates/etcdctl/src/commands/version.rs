@@ -1,0 +1,16 @@
+//! `version`: whose contract this program keeps.
+
+use retcd_api::{API_VERSION, ETCD_VERSION};
+
+use crate::cli::{Action, Command, Invocation};
+use crate::failure::Failure;
+use crate::print::write_out;
+
+pub(super) const COMMAND: Command = Command {
+    short: "Prints the version of etcdctl",
+    ..Command::new("version", "utility", Action::Run(run))
+};
+
+fn run(_: &Invocation) -> Result<(), Failure> {
+    write_out(format!("etcdctl version: {ETCD_VERSION}\nAPI version: {API_VERSION}\n").as_bytes())
+}

@@ -1,0 +1,143 @@
+//! `-w simple`: lines for people, and for the scripts that read them.
+
+use retcd_api::etcdserverpb::{
+    HashKvResponse, LeaseTimeToLiveResponse, MemberListResponse, StatusResponse, TxnResponse,
+    WatchResponse, response_op::Response,
+};
+use retcd_api::mvccpb::KeyValue;
+
+use super::table::{hash_kv_rows, member_rows, status_rows};
+use super::{Health, Of, Output, Reply, WithKeys};
+use crate::go::duration;
+
+pub(super) fn render(reply: &Reply<'_>, hex: bool, values_only: bool) -> Output {
+    let mut simple = Simple { output: Output::default(), hex, values_only };
+    simple.reply(reply);
+    simple.output
+}
+
+struct Simple {
+    output: Output,
+    hex: bool,
+    values_only: bool,
+}
+
+impl Simple {
+    fn reply(&mut self, reply: &Reply<'_>) {
+        match reply {
+            Reply::Put(reply) => {
+                self.line("OK");
+                self.key_values(reply.prev_kv.as_ref());
+            }
+            Reply::Range(reply) => self.key_values(&reply.kvs),
+            Reply::DeleteRange(reply) => {
+                self.line(reply.deleted.to_string());
+                self.key_values(&reply.prev_kvs);
+            }
+            Reply::Txn(reply) => self.txn(reply),
+            Reply::Watch(reply) => self.watch(reply),
+            Reply::LeaseGrant(reply) => {
+                self.line(format!("lease {:016x} granted with TTL({}s)", reply.id, reply.ttl));
+            }
+            Reply::LeaseRevoke(id, _) => self.line(format!("lease {id:016x} revoked")),
+            Reply::LeaseKeepAlive(reply) => {
+                self.line(format!("lease {:016x} keepalived with TTL({})", reply.id, reply.ttl));
+            }
+            Reply::LeaseTimeToLive(reply, with_keys) => self.time_to_live(reply, *with_keys),
+            Reply::LeaseLeases(reply) => {
+                self.line(format!("found {} leases", reply.leases.len()));
+                reply.leases.iter().for_each(|lease| self.line(format!("{:016x}", lease.id)));
+            }
+            Reply::MemberList(reply) => self.members(reply),
+            Reply::EndpointHealth(all) => all.iter().for_each(|health| self.health(health)),
+            Reply::EndpointStatus(all) => self.statuses(all),
+            Reply::EndpointHashKv(all) => self.hashes(all),
+        }
+    }
+
+    fn line(&mut self, line: impl AsRef<[u8]>) {
+        self.output.line(line);
+    }
+
+    fn key_values<'a>(&mut self, key_values: impl IntoIterator<Item = &'a KeyValue>) {
+        for kv in key_values {
+            if !self.values_only {
+                self.bytes(&kv.key);
+            }
+            self.bytes(&kv.value);
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        if self.hex {
+            let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            self.line(escaped);
+        } else {
+            self.line(bytes);
+        }
+    }
+
+    fn txn(&mut self, reply: &TxnResponse) {
+        self.line(if reply.succeeded { "SUCCESS" } else { "FAILURE" });
+        for response in reply.responses.iter().filter_map(|response| response.response.as_ref()) {
+            self.line("");
+            match response {
+                Response::ResponseRange(reply) => self.reply(&Reply::Range(reply)),
+                Response::ResponsePut(reply) => self.reply(&Reply::Put(reply)),
+                Response::ResponseDeleteRange(reply) => self.reply(&Reply::DeleteRange(reply)),
+                Response::ResponseTxn(reply) => self.txn(reply),
+            }
+        }
+    }
+
+    fn watch(&mut self, reply: &WatchResponse) {
+        for event in &reply.events {
+            self.line(event.r#type().as_str_name());
+            self.key_values(event.prev_kv.as_ref());
+            self.key_values(event.kv.as_ref());
+        }
+    }
+
+    fn time_to_live(&mut self, reply: &LeaseTimeToLiveResponse, with_keys: WithKeys) {
+        if reply.granted_ttl == 0 && reply.ttl == -1 {
+            return self.line(format!("lease {:016x} already expired", reply.id));
+        }
+        let (id, granted, left) = (reply.id, reply.granted_ttl, reply.ttl);
+        let mut line = format!("lease {id:016x} granted with TTL({granted}s), remaining({left}s)")
+            .into_bytes();
+        if with_keys.0 {
+            line.extend_from_slice(b", attached keys([");
+            line.extend_from_slice(&reply.keys.join(&b' '));
+            line.extend_from_slice(b"])");
+        }
+        self.line(line);
+    }
+
+    fn members(&mut self, reply: &MemberListResponse) {
+        member_rows(reply).iter().for_each(|row| self.line(row.join(", ")));
+    }
+
+    fn health(&mut self, health: &Health) {
+        let endpoint = &health.endpoint;
+        match &health.error {
+            None => {
+                let took = duration::format(health.took);
+                self.line(format!(
+                    "{endpoint} is healthy: successfully committed proposal: took = {took}"
+                ));
+            }
+            Some(error) => {
+                let line = format!("{endpoint} is unhealthy: failed to commit proposal: {error}\n");
+                self.output.err.extend_from_slice(line.as_bytes());
+            }
+        }
+    }
+
+    fn statuses(&mut self, all: &[Of<StatusResponse>]) {
+        status_rows(all).iter().for_each(|row| self.line(row.join(", ")));
+    }
+
+    fn hashes(&mut self, all: &[Of<HashKvResponse>]) {
+        hash_kv_rows(all).iter().for_each(|row| self.line(row.join(", ")));
+    }
+}

@@ -1,0 +1,221 @@
+//! What etcdctl prints, command by command, kept as text.
+//!
+//! A script in `tests/scripts/` is a session at a prompt, against a new server. A line that begins with `$ ` is a
+//! command line for etcdctl, in the shell's quoting; lines with `< ` after it are its stdin. What follows is what
+//! etcdctl did: its stdout, then its stderr with `2> ` in front, then `exit N` if it failed. Lines with `#` are
+//! comments. Whatever differs between two runs (ids, times, sizes, ports) is masked by a word in capitals.
+//!
+//! `UPDATE_GOLDENFILES=1` rewrites the scripts; then read the diff. The server is the one that `testkit` chooses; the
+//! first line of a script may ask for one that knows etcd 3.7's requests, with `# needs 3.7`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use retcd_testkit::{Member, Outcome, Tool, server_binary};
+
+#[test]
+fn scripts_print_what_they_always_printed() {
+    let etcdctl = Path::new(env!("CARGO_BIN_EXE_etcdctl"));
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut scripts: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    let failed: Vec<String> =
+        scripts.iter().filter_map(|script| replay(etcdctl, script).err()).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Plays a script; on failure, says what differs.
+fn replay(etcdctl: &Path, script: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(script).unwrap();
+    let member = Member::start(&server_binary(), &[]);
+    let tool = Tool::new(etcdctl, &member.endpoint());
+    if text.starts_with("# needs 3.7") && !tool.expect(&["endpoint", "status"]).contains(", 3.7.") {
+        println!("skipped: {} needs a server of 3.7", script.display());
+        return Ok(());
+    }
+    let mut played = String::new();
+    let mut session = Session { tool, endpoint: member.endpoint(), lease: String::new() };
+    for step in steps(&text) {
+        played.push_str(&step.kept);
+        if let Some(line) = &step.command {
+            played.push_str(&session.play(line, &step.stdin));
+        }
+    }
+    if played == text {
+        return Ok(());
+    }
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        std::fs::write(script, played).unwrap();
+        return Ok(());
+    }
+    Err(format!("{}:\n{}", script.display(), difference(&text, &played)))
+}
+
+/// A command of a script, with the lines that are copied as they are: comments, and the command itself.
+#[derive(Debug, Default)]
+struct Step {
+    kept: String,
+    command: Option<String>,
+    stdin: String,
+}
+
+fn steps(text: &str) -> Vec<Step> {
+    let mut steps = vec![Step::default()];
+    for line in text.lines() {
+        let step = steps.last_mut().expect("there is a first step");
+        if let Some(input) = line.strip_prefix("< ").or((line == "<").then_some("")) {
+            writeln!(step.kept, "{line}").unwrap();
+            writeln!(step.stdin, "{input}").unwrap();
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            let step = if step.command.is_some() { push(&mut steps) } else { step };
+            writeln!(step.kept, "{line}").unwrap();
+            step.command = Some(command.to_owned());
+        } else if line.starts_with('#') {
+            let step = if step.command.is_some() { push(&mut steps) } else { step };
+            writeln!(step.kept, "{line}").unwrap();
+        }
+    }
+    steps
+}
+
+fn push(steps: &mut Vec<Step>) -> &mut Step {
+    steps.push(Step::default());
+    steps.last_mut().expect("one was just added")
+}
+
+struct Session {
+    tool: Tool,
+    endpoint: String,
+    /// The id of the lease that was granted last, which scripts call `LEASE`.
+    lease: String,
+}
+
+impl Session {
+    fn play(&mut self, line: &str, stdin: &str) -> String {
+        let line = line.replace("LEASE", &self.lease).replace("ENDPOINT", &self.endpoint);
+        let words = shell_words(&line);
+        let args: Vec<&str> = words.iter().map(String::as_str).collect();
+        let outcome = self.tool.run_with_input(&args, stdin.as_bytes());
+        let stdout = String::from_utf8_lossy(&outcome.stdout);
+        if let Some(granted) =
+            stdout.strip_prefix("lease ").filter(|rest| rest.contains("granted with"))
+        {
+            granted[..16].clone_into(&mut self.lease);
+        }
+        self.mask(&describe(&outcome))
+    }
+
+    fn mask(&self, text: &str) -> String {
+        let mut text = text.replace(&self.endpoint, "ENDPOINT");
+        if !self.lease.is_empty() {
+            let decimal = i64::from_str_radix(&self.lease, 16).unwrap().to_string();
+            text = text.replace(&self.lease, "LEASE").replace(&decimal, "LEASE_DECIMAL");
+        }
+        let masked: Vec<String> = text.lines().map(mask_line).collect();
+        masked.iter().fold(String::new(), |all, line| all + line + "\n")
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let mut text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push_str(" (no newline)\n");
+    }
+    for line in String::from_utf8_lossy(&outcome.stderr).lines() {
+        writeln!(text, "2> {line}").unwrap();
+    }
+    if outcome.code != 0 {
+        writeln!(text, "exit {}", outcome.code).unwrap();
+    }
+    text
+}
+
+/// Masks what another run would print differently.
+fn mask_line(line: &str) -> String {
+    let mut line = line.to_owned();
+    // JSON and fields name their values.
+    let named = [
+        ("\"cluster_id\":", "CLUSTER"),
+        ("\"member_id\":", "MEMBER"),
+        ("\"leader\":", "MEMBER"),
+        ("\"members\":[{\"ID\":", "MEMBER"),
+        ("\"raft_term\":", "TERM"),
+        ("\"raftTerm\":", "TERM"),
+        ("\"raftIndex\":", "INDEX"),
+        ("\"raftAppliedIndex\":", "INDEX"),
+        ("\"dbSize\":", "BYTES"),
+        ("\"dbSizeInUse\":", "BYTES"),
+        ("\"hash\":", "HASH"),
+        ("\"ts\":", "TIME"),
+        ("\"took\":", "TIME"),
+        ("\"ttl\":", "TTL"),
+        ("\"ClusterID\" : ", "CLUSTER"),
+        ("\"MemberID\" : ", "MEMBER"),
+        ("\"Leader\" : ", "MEMBER"),
+        ("\"RaftTerm\" : ", "TERM"),
+        ("\"RaftIndex\" : ", "INDEX"),
+        ("\"RaftAppliedIndex\" : ", "INDEX"),
+        ("\"DBSize\" : ", "BYTES"),
+        ("\"DBSizeInUse\" : ", "BYTES"),
+        ("\"Hash\" : ", "HASH"),
+        ("\"Took\" : ", "TIME"),
+        ("took = ", "TIME"),
+        ("remaining(", "SECONDS"),
+        ("\"version\":\"3.", "X.Y\""),
+        ("\"Version\" : \"3.", "X.Y\""),
+        ("http://127.0.0.1:", "PEER"),
+    ];
+    for (name, mask) in named {
+        line = mask_after(&line, name, mask);
+    }
+    line
+}
+
+/// Replaces the values that follow `name`: digits, or a quoted string, or a word of hexadecimal digits.
+fn mask_after(line: &str, name: &str, mask: &str) -> String {
+    let mut parts = line.split(name);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = if let Some(quoted) = part.strip_prefix('"') {
+            quoted.find('"').map_or(part.len(), |end| end + 2)
+        } else {
+            part.find(|c: char| !c.is_alphanumeric() && c != '.').unwrap_or(part.len())
+        };
+        // A version loses its closing quote as well, which the mask brings back.
+        let rest =
+            if mask.ends_with('"') { part[end..].trim_start_matches('"') } else { &part[end..] };
+        out = out + name + mask + rest;
+    }
+    out
+}
+
+/// Splits as a shell would: spaces, and both kinds of quotes without any escapes.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The lines from the first difference on.
+fn difference(expected: &str, played: &str) -> String {
+    let same =
+        expected.lines().zip(played.lines()).take_while(|(left, right)| left == right).count();
+    let shown = |text: &str, mark: &str| {
+        let lines = text.lines().skip(same).take(8).map(|line| format!("{mark} {line}\n"));
+        lines.collect::<String>()
+    };
+    format!("from line {} on\n{}{}", same + 1, shown(expected, "-"), shown(played, "+"))
+}
