@@ -81,6 +81,7 @@ pub struct Config {
 
     /// Limit of the backend's size; none: no limit.
     pub quota_backend_bytes: Option<u64>,
+    /// Longer than etcd's 100 ms by default: the WAL is the durability, and no request waits for the backend.
     pub backend_batch_interval: Duration,
     pub backend_batch_limit: u64,
     pub auto_compaction: AutoCompaction,

@@ -46,7 +46,7 @@ fn file_refused(text: &str) -> String {
 }
 
 #[test]
-fn nothing_said_is_etcd_s_default() {
+fn nothing_said_is_a_default_member() {
     let config = words("");
     assert_eq!(config.name, "default");
     assert_eq!(config.data_dir, Path::new("default.etcd"));
@@ -61,7 +61,7 @@ fn nothing_said_is_etcd_s_default() {
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
     assert_eq!(config.election_ticks(), 10);
     assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 5_000));
-    assert_eq!(config.backend_batch_interval, Duration::from_millis(100));
+    assert_eq!(config.backend_batch_interval, Duration::from_secs(1));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert_eq!(config.keepalive.interval, Some(Duration::from_secs(7200)));
     assert_eq!(config.max_concurrent_streams, u32::MAX);
