@@ -286,7 +286,7 @@ mod tests {
                 let expected = [snapshot(1, 10), snapshot(1, 20)];
                 assert!(expected[usize::from(is_saved)..].contains(&loaded), "step {step}");
                 assert!(
-                    fs.list(Path::new(DIR)).unwrap().iter().all(|name| name.ends_with(".snap"))
+                    fs.list(Path::new(DIR)).unwrap().iter().all(|name| Name::parse(name).is_some())
                 );
             }
         }

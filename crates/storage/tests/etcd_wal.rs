@@ -2,6 +2,8 @@
 //!
 //! Needs etcd 3.5 and etcdctl beside it: `ETCD_REAL` names the binary. Without one the tests say so and pass.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they skip")]
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +38,7 @@ fn a_log_of_etcd_is_read_record_for_record() {
     let metadata = Metadata::decode(replayed.metadata.clone()).unwrap();
     assert!(metadata.node_id != 0 && metadata.cluster_id != 0, "{metadata:?}");
     assert_eq!(replayed.hard_state.vote, metadata.node_id);
-    assert!(replayed.hard_state.term >= 3 + 1, "one election in each round");
+    assert!(replayed.hard_state.term > 3, "one election in each round");
     assert_eq!(puts(&replayed.entries), expected);
     assert_contiguous(&replayed.entries, 1);
 

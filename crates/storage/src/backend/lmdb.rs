@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use heed::{CompactionOption, PutFlags, RwTxn};
 use parking_lot::{Mutex, RwLock};
-use retcd_state_machine::backend::{Backend, Batch, Change, Encoded, Failure, Size};
+use retcd_state_machine::backend::{Backend, Batch, Change, Encoded, Failure, Size, Visit};
 use retcd_state_machine::mvcc::RecordKey;
 use retcd_state_machine::schema::Bucket;
 
@@ -94,7 +94,7 @@ impl LmdbBackend {
         self.with_env(|env| {
             let copy = || -> heed::Result<u64> {
                 let mut file = create_file(path)?;
-                env.env.copy_to_file(&mut file, CompactionOption::Enabled)?;
+                env.inner.copy_to_file(&mut file, CompactionOption::Enabled)?;
                 file.sync_all()?;
                 Ok(file.metadata()?.len())
             };
@@ -185,7 +185,7 @@ impl LmdbBackend {
         self.check()?;
         self.with_env(|env| {
             let failed = |source| self.error("write", source);
-            let mut txn = env.env.write_txn().map_err(failed)?;
+            let mut txn = env.inner.write_txn().map_err(failed)?;
             put_records(env, &mut txn, &batch.records).map_err(failed)?;
             let records = env.bucket(Bucket::Key);
             for key in &batch.dropped {
@@ -200,15 +200,10 @@ impl LmdbBackend {
         })
     }
 
-    fn try_scan(
-        &self,
-        bucket: Bucket,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    fn try_scan(&self, bucket: Bucket, from: &[u8], visit: Visit<'_>) -> Result<(), Error> {
         self.with_env(|env| {
             let failed = |source| self.error("read", source);
-            let txn = env.env.read_txn().map_err(failed)?;
+            let txn = env.inner.read_txn().map_err(failed)?;
             let database = env.bucket(bucket);
             let start = if bucket == Bucket::Key { from.to_vec() } else { key::seek_key(from) };
             // LMDB knows no empty key, and refuses to look for one.
@@ -242,7 +237,7 @@ impl Backend for LmdbBackend {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
         let stored = stored(bucket, key)?;
         let value = self.read(|env| {
-            let txn = env.env.read_txn()?;
+            let txn = env.inner.read_txn()?;
             Ok(env.bucket(bucket).get(&txn, &stored)?.map(<[u8]>::to_vec))
         })?;
         match value {
@@ -260,7 +255,7 @@ impl Backend for LmdbBackend {
         visit: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<(), Failure> {
         self.read(|env| {
-            let txn = env.env.read_txn()?;
+            let txn = env.inner.read_txn()?;
             let records = env.bucket(Bucket::Key);
             for (position, key) in keys.iter().enumerate() {
                 visit(position, records.get(&txn, key.as_bytes())?);
@@ -270,12 +265,7 @@ impl Backend for LmdbBackend {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        bucket: Bucket,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
+    fn scan(&self, bucket: Bucket, from: &[u8], visit: Visit<'_>) -> Result<(), Failure> {
         Ok(self.try_scan(bucket, from, visit)?)
     }
 
@@ -353,12 +343,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// `None` when a long key cannot be read.
-    fn step(
-        &mut self,
-        stored: &[u8],
-        value: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Option<ControlFlow<()>> {
+    fn step(&mut self, stored: &[u8], value: &[u8], visit: Visit<'_>) -> Option<ControlFlow<()>> {
         match key::read_stored(stored) {
             Stored::Long(prefix) if !self.group.is_empty() && self.group_prefix == prefix => {
                 self.group.push(value.to_vec());
@@ -381,10 +366,7 @@ impl Walk<'_> {
     }
 
     /// Visits the collected group in the order of its keys.
-    fn end_group(
-        &mut self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Option<ControlFlow<()>> {
+    fn end_group(&mut self, visit: Visit<'_>) -> Option<ControlFlow<()>> {
         let group = std::mem::take(&mut self.group);
         let mut entries: Vec<_> =
             group.iter().map(|stored| key::split_long_value(stored)).collect::<Option<_>>()?;
@@ -446,7 +428,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 fn sync_dir_of(path: &Path) -> Result<(), Error> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error("sync", dir, source))
 }
 

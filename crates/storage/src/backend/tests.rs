@@ -211,7 +211,7 @@ fn a_process_that_ends_at_any_moment_leaves_the_last_commit() {
         let copy = open(&copied);
         let index = copy.get(Bucket::Meta, b"consistent_index").unwrap().unwrap();
         assert_eq!(index, round_bytes(round));
-        assert_eq!(all(&copy, Bucket::Key, b"").len() as i64, round * 10);
+        assert_eq!(all(&copy, Bucket::Key, b"").len(), usize::try_from(round * 10).unwrap());
     }
 }
 
@@ -251,7 +251,7 @@ fn a_copy_is_a_database_of_its_own_and_can_take_the_place() {
     assert_eq!(all(&backend, Bucket::Key, b"").len(), 9);
 
     let other = dir.path().join("other");
-    std::fs::write(&other, [7; 20_000]).unwrap();
+    std::fs::write(&other, vec![7; 20_000]).unwrap();
     assert!(backend.replace_with(&other).is_err());
     assert!(backend.replace_with(&dir.path().join("absent")).is_err());
     assert_eq!(all(&backend, Bucket::Key, b"").len(), 9, "the own file stays in use");

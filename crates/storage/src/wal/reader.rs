@@ -14,8 +14,8 @@ use retcd_api::walpb;
 
 use super::error::{Error, Operation};
 use super::record::{
-    self, FrameLength, Kind, LENGTH_BYTES, decode_entry, decode_length_field, decode_record,
-    decode_state,
+    self, FrameLength, HEAD_BYTES_MAX, Kind, LENGTH_BYTES, decode_entry, decode_length_field,
+    decode_record, decode_state,
 };
 use super::segment::{self, SegmentName};
 use crate::fs::{Access, File, Fs};
@@ -230,7 +230,10 @@ impl Reader {
             return Err(self.damaged(format!("{field:#018x} is not a length field")));
         };
         if length.whole() > size - self.offset {
-            return Ok(Frame::Torn);
+            if self.may_be_torn(length, size)? {
+                return Ok(Frame::Torn);
+            }
+            return Err(self.damaged("the record is longer than the rest of the segment"));
         }
         let frame = match self.record(length)? {
             Ok(item) => {
@@ -238,7 +241,12 @@ impl Reader {
                 self.records += 1;
                 Frame::Record(item)
             }
-            Err(_) if self.is_in_last() && self.has_unwritten_sector(length, size)? => Frame::Torn,
+            Err(_)
+                if self.may_be_torn(length, size)?
+                    && self.has_unwritten_sector(length, size)? =>
+            {
+                Frame::Torn
+            }
             Err(reason) => return Err(self.damaged(reason)),
         };
         Ok(frame)
@@ -308,6 +316,25 @@ impl Reader {
         Ok(())
     }
 
+    /// Whether a frame that cannot be read may be the last one, with a part missing. Its length field is not torn, as
+    /// it never crosses a sector; so the start of the record must agree with it, as far as it was written.
+    ///
+    /// Without this a flipped bit in a length would pass for a torn tail, and take all behind it along.
+    fn may_be_torn(&mut self, length: FrameLength, size: u64) -> Result<bool, Error> {
+        if !self.is_in_last() {
+            return Ok(false);
+        }
+        let start = self.offset + LENGTH_BYTES;
+        let wanted = length.record.min(HEAD_BYTES_MAX);
+        if size - start < wanted {
+            return Ok(true);
+        }
+        let head = self.read_vec(start, wanted)?;
+        let sector = start.next_multiple_of(SECTOR_BYTES);
+        Ok(record::head_agrees(&head, length.record)
+            || sector < start + wanted && self.is_unwritten(sector, size)?)
+    }
+
     /// Whether a sector of the frame never reached the disk.
     ///
     /// Behind the records the file holds only zeros, so such a sector is zero from the frame's start, or its own, to
@@ -316,14 +343,19 @@ impl Reader {
         let end = self.offset + length.whole();
         let mut from = self.offset + LENGTH_BYTES;
         while from < end {
-            let to = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
-            let sector = self.read_vec(from, to.min(size) - from)?;
-            if sector.iter().all(|byte| *byte == 0) {
+            if self.is_unwritten(from, size)? {
                 return Ok(true);
             }
-            from = to;
+            from = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
         }
         Ok(false)
+    }
+
+    /// Whether all is zero from here to the end of the sector.
+    fn is_unwritten(&mut self, from: u64, size: u64) -> Result<bool, Error> {
+        let to = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
+        let rest = self.read_vec(from, to.min(size) - from)?;
+        Ok(rest.iter().all(|byte| *byte == 0))
     }
 
     fn read_vec(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, Error> {

@@ -17,6 +17,8 @@ use retcd_api::walpb;
 pub(super) const LENGTH_BYTES: u64 = 8;
 /// Frames start at multiples of this, so the length field is never torn.
 const ALIGNMENT: usize = 8;
+/// The longest start of a record, up to its data: kind 2 bytes, crc 6, length of the data 11.
+pub(super) const HEAD_BYTES_MAX: u64 = 19;
 /// Marks a length field that names padding, in its top byte.
 const PADDED: u64 = 0x80;
 
@@ -206,6 +208,15 @@ pub(super) fn decode_record(bytes: &Bytes) -> Option<Record> {
     (data.is_some() || fields.bytes.is_empty()).then_some(Record { kind, crc, data })
 }
 
+/// Whether the first bytes of a record (all, or [`HEAD_BYTES_MAX`]) agree with its length: the length of the data in
+/// them must be what the length field leaves for it. Tells a damaged length from a record that was torn behind its head.
+pub(super) fn head_agrees(head: &[u8], record_bytes: u64) -> bool {
+    let mut fields = Fields { bytes: head };
+    let Some(data_bytes) = fields.head() else { return false };
+    let head_bytes = (head.len() - fields.bytes.len()) as u64;
+    head_bytes.checked_add(data_bytes) == Some(record_bytes)
+}
+
 /// Reads a log entry; its data stays a part of `bytes`.
 ///
 /// A membership change without data is refused: nobody writes one, but a state record whose kind was damaged looks
@@ -315,9 +326,21 @@ impl<'a> Fields<'a> {
 
     /// The bytes field `number`, which must be next and last.
     fn rest(&mut self, number: u8) -> Option<&'a [u8]> {
-        self.tag(number << 3 | 2)?;
-        let len = usize::try_from(self.varint()?).ok()?;
+        let len = usize::try_from(self.length(number)?).ok()?;
         (len == self.bytes.len()).then_some(self.bytes)
+    }
+
+    /// All of a record up to its data, whose length is returned.
+    fn head(&mut self) -> Option<u64> {
+        Kind::from_number(self.number(1)?)?;
+        self.optional_number(2)?;
+        if self.bytes.is_empty() { Some(0) } else { self.length(3) }
+    }
+
+    /// The length of the bytes field `number`, which must be next.
+    fn length(&mut self, number: u8) -> Option<u64> {
+        self.tag(number << 3 | 2)?;
+        self.varint()
     }
 
     fn tag(&mut self, tag: u8) -> Option<()> {

@@ -297,12 +297,11 @@ impl Wal {
     /// that has one is whole.
     fn start_segment(&mut self, name: SegmentName) -> Result<(), Error> {
         let temporary = temporary_path(&self.dir, name.sequence);
-        let file = match self.next.take() {
-            Some(preparation) => preparation.wait()?,
-            None => {
-                let size = self.options.segment_bytes;
-                prepare(self.fs.as_ref(), &temporary, size, &AtomicBool::new(false))?
-            }
+        let file = if let Some(preparation) = self.next.take() {
+            preparation.wait()?
+        } else {
+            let size = self.options.segment_bytes;
+            prepare(self.fs.as_ref(), &temporary, size, &AtomicBool::new(false))?
         };
         file.write_at(&self.buffer, 0)
             .map_err(|error| Error::io(Operation::Write, &temporary, 0, error))?;
