@@ -22,6 +22,8 @@ pub(super) const SLICE_RECORDS_FIRST: usize = 128;
 const SLICE_BYTES: usize = 2 << 20;
 /// Watchers that share a slice.
 const BATCH_WATCHERS: usize = 512;
+/// Room that each interest keeps for its matches: there may be as many interests as watchers.
+const MATCHES_KEPT: usize = 8;
 /// An answer ends behind the revision that reaches this size.
 const ANSWER_BYTES: usize = 512 << 10;
 
@@ -55,6 +57,7 @@ impl Hub {
     /// Reads one slice and delivers it. Returns what it cost: 1 at least.
     fn catch_up_slice(&mut self, history: &impl History, budget: usize) -> Result<usize, Failure> {
         let Some((round, from, first)) = self.behind.first().copied() else { return Ok(0) };
+        assert!(from < self.next_revision, "who is behind stands below the hub");
         self.round = round;
         if self.streams[self.watchers[first].stream].is_full() {
             self.set_state(first, State::Parked { next: from });
@@ -150,6 +153,7 @@ impl Hub {
             let interest = self.set.interest(id);
             interest.is_chosen = false;
             interest.matched.clear();
+            interest.matched.shrink_to(MATCHES_KEPT);
         }
     }
 

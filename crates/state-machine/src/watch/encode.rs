@@ -21,6 +21,9 @@ use crate::mvcc::Record;
 
 /// Byte 0 and four bytes of length in front of every gRPC message.
 const FRAME_BYTES: usize = 5;
+/// Messages of this size and above are cut whether the watcher asked for it or not: no client reads longer ones, and
+/// the frame could not say their length.
+pub(super) const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 /// Tag byte and the byte 1: `WatchResponse.fragment = true`.
 const FRAGMENT_FIELD: [u8; 2] = [7 << 3, 1];
 const WATCH_ID_TAG: u8 = 2 << 3;
@@ -176,22 +179,24 @@ pub(super) struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Appends the answer as one message.
+    /// Appends the answer as one message, or in pieces when it is not smaller than `fragment_bytes`. Every piece holds
+    /// an event at least, so an event that is too large for a piece goes alone.
     #[inline]
-    pub(super) fn put(self, out: &mut BytesMut, watch_id: i64) {
-        self.put_message(out, watch_id, false);
+    pub(super) fn put(self, out: &mut BytesMut, watch_id: i64, fragment_bytes: usize) {
+        let len = self.message_len(watch_id, false);
+        if len < fragment_bytes {
+            return self.put_message(out, watch_id, false, len);
+        }
+        self.put_in_pieces(out, watch_id, fragment_bytes);
     }
 
-    /// Appends the answer, in pieces when it is not smaller than `fragment_bytes`. Every piece holds an event at
-    /// least, so an event that is too large for a piece goes alone.
-    pub(super) fn put_in_pieces(self, out: &mut BytesMut, watch_id: i64, fragment_bytes: usize) {
-        if self.message_len(watch_id, false) < fragment_bytes {
-            return self.put(out, watch_id);
-        }
+    #[cold]
+    fn put_in_pieces(self, out: &mut BytesMut, watch_id: i64, fragment_bytes: usize) {
         let mut rest = self.spans;
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(self.piece_events(rest, watch_id, fragment_bytes));
-            Answer { spans: piece, ..self }.put_message(out, watch_id, !later.is_empty());
+            let (piece, more) = (Answer { spans: piece, ..self }, !later.is_empty());
+            piece.put_message(out, watch_id, more, piece.message_len(watch_id, more));
             rest = later;
         }
     }
@@ -214,8 +219,8 @@ impl Answer<'_> {
     }
 
     #[inline]
-    fn put_message(self, out: &mut BytesMut, watch_id: i64, more: bool) {
-        put_frame(out, self.message_len(watch_id, more));
+    fn put_message(self, out: &mut BytesMut, watch_id: i64, more: bool, len: usize) {
+        put_frame(out, len);
         out.put_slice(self.header.as_bytes());
         if watch_id != 0 {
             out.put_u8(WATCH_ID_TAG);

@@ -1,4 +1,4 @@
-//! All watch streams of one runtime thread, and the delivery of new revisions.
+//! All watch streams of one runtime thread: who is there, and in which state.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,17 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use retcd_api::etcdserverpb::{ResponseHeader, WatchResponse};
 
-use super::encode::{Answer, Events, Header, Span};
+use super::History;
+use super::encode::{Events, Header, Span};
 use super::set::{Member, Set};
 use super::slab::Slab;
 use super::stream::Stream;
 use super::watcher::{State, Watcher};
-use super::{History, HistoryError};
-use crate::backend::Failure;
 use crate::mvcc::Record;
-
-/// Records that `advance` reads at once. Enough to make the reading cheap, few enough to keep their memory small.
-const ADVANCE_RECORDS: usize = 1024;
 
 /// What a hub knows about its member, and its limits.
 #[derive(Debug, Clone)]
@@ -32,8 +28,8 @@ pub struct Config {
 /// One open stream. Ids of closed streams stay invalid: no later stream gets the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
-    index: u32,
-    generation: u32,
+    pub(super) index: u32,
+    pub(super) generation: u32,
 }
 
 /// Numbers for the metrics.
@@ -56,7 +52,7 @@ pub struct Counters {
 /// [`Hub::notify_progress`] at [`Hub::next_progress`]. After any of them, and after requests, it wakes the bodies of
 /// [`Hub::ready_streams`], which call [`Hub::take_output`].
 ///
-/// A [`Failure`] is one of the store and stops the member; the hub is of no use afterwards.
+/// A [`Failure`](crate::backend::Failure) is one of the store and stops the member; the hub is of no use afterwards.
 #[derive(Debug)]
 pub struct Hub {
     pub(super) config: Config,
@@ -73,8 +69,8 @@ pub struct Hub {
     pub(super) slice_records: usize,
     /// When a stream's periodic progress is due.
     pub(super) progress_due: BTreeSet<(Duration, u32)>,
-    ready: Vec<StreamId>,
-    synced_watchers: usize,
+    pub(super) ready: Vec<StreamId>,
+    pub(super) synced_watchers: usize,
     compacted_watchers: usize,
     pub(super) events_sent: u64,
     pub(super) scratch: Scratch,
@@ -89,7 +85,7 @@ pub(super) struct Scratch {
     /// Interests that want something of this delivery.
     pub(super) interests: Vec<u32>,
     /// Watchers whose stream is full.
-    fallen: Vec<u32>,
+    pub(super) fallen: Vec<u32>,
 }
 
 impl Hub {
@@ -141,28 +137,6 @@ impl Hub {
         self.find(stream).is_some_and(|index| !self.streams[index].is_full())
     }
 
-    /// Delivers what the store has written since the last call to all watchers that are synced.
-    ///
-    /// One answer per watcher and revision; its header has that revision.
-    pub fn advance(&mut self, history: &impl History) -> Result<(), Failure> {
-        let current = history.current_revision();
-        while self.next_revision <= current {
-            if self.synced_watchers == 0 {
-                self.next_revision = current + 1;
-                return Ok(());
-            }
-            let mut records = std::mem::take(&mut self.scratch.records);
-            match history.records(self.next_revision, ADVANCE_RECORDS, &mut records) {
-                Ok(next) => self.deliver(&records, next, history)?,
-                Err(HistoryError::Compacted(_)) => self.fall_behind(current),
-                Err(HistoryError::Failure(failure)) => return Err(failure),
-            }
-            records.clear();
-            self.scratch.records = records;
-        }
-        Ok(())
-    }
-
     /// Takes at most `max_bytes` of a stream's output: gRPC-framed `WatchResponse` messages, cut anywhere.
     /// `None` when there is none. Parked watchers of the stream may go on afterwards: see [`Hub::is_behind`].
     pub fn take_output(&mut self, stream: StreamId, max_bytes: usize) -> Option<Bytes> {
@@ -201,101 +175,6 @@ impl Hub {
         self.streams.live(stream.index, stream.generation)
     }
 
-    /// Delivers records, which end below revision `next`, to the synced watchers.
-    fn deliver(
-        &mut self,
-        records: &[Record],
-        next: i64,
-        history: &impl History,
-    ) -> Result<(), Failure> {
-        assert!(next > self.next_revision, "history must say where to go on");
-        for revision in records.chunk_by(|one, other| one.revision.main == other.revision.main) {
-            self.deliver_revision(revision, history)?;
-        }
-        self.next_revision = next;
-        Ok(())
-    }
-
-    /// Delivers the records of one revision.
-    fn deliver_revision(
-        &mut self,
-        records: &[Record],
-        history: &impl History,
-    ) -> Result<(), Failure> {
-        let revision = records[0].revision.main;
-        self.scratch.events.reset(records.len());
-        for (record, position) in records.iter().zip(0..) {
-            self.set.visit(record.key(), |id, interest| {
-                if interest.options.wants(record) {
-                    if interest.matched.is_empty() {
-                        self.scratch.interests.push(id);
-                    }
-                    interest.matched.push(position);
-                }
-            });
-        }
-        let header = self.header(revision, history);
-        while let Some(id) = self.scratch.interests.pop() {
-            self.deliver_interest(id, &header, revision, records, history)?;
-        }
-        while let Some(watcher) = self.scratch.fallen.pop() {
-            self.set_state(watcher, State::Parked { next: revision });
-        }
-        Ok(())
-    }
-
-    /// The hot loop: everything that is equal for the members was done before, or is done once.
-    fn deliver_interest(
-        &mut self,
-        id: u32,
-        header: &Header,
-        revision: i64,
-        records: &[Record],
-        history: &impl History,
-    ) -> Result<(), Failure> {
-        let Scratch { events, spans, fallen, .. } = &mut self.scratch;
-        let interest = self.set.interest(id);
-        spans.clear();
-        for member in &mut interest.members {
-            if member.from > revision {
-                continue;
-            }
-            let stream = &mut self.streams[member.stream];
-            if stream.is_full() {
-                fallen.push(member.watcher);
-                continue;
-            }
-            if spans.is_empty() {
-                let prev_kv = interest.options.prev_kv;
-                for position in interest.matched.iter().map(|position| *position as usize) {
-                    spans.push(events.span(&records[position], position, prev_kv, history)?);
-                }
-            }
-            member.put(stream, Answer { header, events, spans }, self.config.fragment_bytes);
-            self.events_sent += spans.len() as u64;
-            if !stream.is_announced {
-                stream.is_announced = true;
-                let generation = self.streams.generation(member.stream);
-                self.ready.push(StreamId { index: member.stream, generation });
-            }
-        }
-        interest.matched.clear();
-        Ok(())
-    }
-
-    /// The store has no complete records at the hub's position: it was replaced by a snapshot of another member.
-    /// Who was synced goes on from history, where it stands; catching up finds out whether that is still possible.
-    fn fall_behind(&mut self, current: i64) {
-        let position = self.next_revision;
-        self.next_revision = current + 1;
-        for watcher in self.watchers.indexes() {
-            let next = self.member(watcher).from.max(position);
-            if self.watchers[watcher].state == State::Synced && next <= current {
-                self.start_catching_up(watcher, next);
-            }
-        }
-    }
-
     fn unpark(&mut self, stream: u32) {
         for watcher in std::mem::take(&mut self.streams[stream].parked) {
             if let State::Parked { next } = self.watchers[watcher].state {
@@ -310,12 +189,13 @@ impl Hub {
     }
 
     /// The only place where a watcher changes its state: keeps the queues, the member and the counts in step.
+    /// One that becomes synced has everything below the hub's next revision.
     pub(super) fn set_state(&mut self, watcher: u32, state: State) {
         self.leave_state(watcher);
-        let Watcher { stream, interest, seat, start_revision, .. } = self.watchers[watcher];
-        let from =
-            if state == State::Synced { self.next_revision.max(start_revision) } else { i64::MAX };
-        self.set.member_mut(interest, seat).from = from;
+        let Watcher { stream, interest, seat, .. } = self.watchers[watcher];
+        let is_synced = state == State::Synced;
+        self.set.member_mut(interest, seat).from =
+            if is_synced { self.next_revision } else { i64::MAX };
         match state {
             State::Synced => self.synced_watchers += 1,
             State::Behind { round, next } => {
@@ -402,18 +282,5 @@ impl Hub {
     /// The header of answers with events.
     pub(super) fn header(&self, revision: i64, history: &impl History) -> Header {
         Header::new(self.config.cluster_id, self.config.member_id, revision, history.raft_term())
-    }
-}
-
-impl Member {
-    /// Writes events to the member's stream.
-    #[inline]
-    pub(super) fn put(&mut self, stream: &mut Stream, answer: Answer<'_>, fragment_bytes: usize) {
-        self.is_told = true;
-        if self.fragment {
-            stream.put_events_in_pieces(answer, self.watch_id, fragment_bytes);
-        } else {
-            stream.put_events(answer, self.watch_id);
-        }
     }
 }

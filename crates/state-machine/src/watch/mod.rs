@@ -34,6 +34,7 @@
 //! - all events of a revision for one watcher are in one answer (or its fragments), and no later answer has more.
 
 mod catch_up;
+mod delivery;
 mod encode;
 mod history;
 mod hub;

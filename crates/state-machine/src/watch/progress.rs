@@ -11,7 +11,7 @@ use retcd_api::etcdserverpb::WatchResponse;
 use super::History;
 use super::hub::Hub;
 use super::requests::NO_WATCH_ID;
-use super::watcher::{State, Watcher};
+use super::watcher::Watcher;
 use crate::backend::Failure;
 
 /// Shorter intervals are raised to this.
@@ -76,11 +76,11 @@ impl Hub {
         }
     }
 
+    /// Whether everything the hub has delivered was sent to the watcher, and includes its start.
     fn is_up_to_date(&self, watcher: u32) -> bool {
-        let Watcher { start_revision, state, .. } = self.watchers[watcher];
-        state == State::Synced
-            && start_revision < self.next_revision
-            && self.member(watcher).from <= self.next_revision
+        // A member that is not synced is from `i64::MAX` on.
+        self.member(watcher).from <= self.next_revision
+            && self.watchers[watcher].start_revision < self.next_revision
     }
 
     /// Dropped when the buffer is full: the client will hear of a later revision.

@@ -31,6 +31,7 @@ impl Hub {
         let Some(index) = self.find(stream) else { return Ok(()) };
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
+                self.advance(history)?;
                 if let Err(reason) = self.create(index, &create, history) {
                     self.refuse(stream, reason, history);
                 }
@@ -58,7 +59,7 @@ impl Hub {
         self.put_control(index, history.current_revision(), history, response);
     }
 
-    /// Returns the reason when it is refused.
+    /// Returns the reason when it is refused. The hub has advanced, so whatever is compacted lies behind it.
     fn create(
         &mut self,
         stream: u32,
@@ -84,7 +85,7 @@ impl Hub {
             state: State::Synced,
         };
         let index = self.add_watcher(&range, options(request), from, watcher);
-        if from < self.next_revision || from < history.compacted_revision() {
+        if from < self.next_revision {
             self.start_catching_up(index, from);
         }
         let response = WatchResponse { watch_id, created: true, ..Default::default() };

@@ -63,18 +63,8 @@ impl Stream {
     }
 
     #[inline]
-    pub(super) fn put_events(&mut self, answer: Answer<'_>, watch_id: i64) {
-        answer.put(&mut self.output, watch_id);
-        self.pending_events += answer.spans.len();
-    }
-
-    pub(super) fn put_events_in_pieces(
-        &mut self,
-        answer: Answer<'_>,
-        watch_id: i64,
-        fragment_bytes: usize,
-    ) {
-        answer.put_in_pieces(&mut self.output, watch_id, fragment_bytes);
+    pub(super) fn put_events(&mut self, answer: Answer<'_>, watch_id: i64, fragment_bytes: usize) {
+        answer.put(&mut self.output, watch_id, fragment_bytes);
         self.pending_events += answer.spans.len();
     }
 

@@ -91,7 +91,7 @@ impl Runner {
         };
         let remaining = lease
             .remaining_secs
-            .map_or("unknown to this member".into(), |secs| format!("{secs}s remaining"));
+            .map_or_else(|| "unknown to this member".into(), |secs| format!("{secs}s remaining"));
         let keys = self.lessor.keys(id).into_iter().flatten();
         let keys: Vec<String> = keys.map(|key| key.escape_ascii().to_string()).collect();
         format!("{id}: granted {}s, {remaining}, keys {keys:?}\n", lease.granted_ttl_secs)
@@ -138,7 +138,9 @@ impl goldenscript::Runner for Runner {
                 }
             }
             Command::Detach { id, keys } => {
-                keys.iter().for_each(|key| self.lessor.detach(*id, key.as_bytes()));
+                for key in keys {
+                    self.lessor.detach(*id, key.as_bytes());
+                }
             }
             Command::KeepAlive(id) => {
                 let renewed = self.lessor.keep_alive(*id, self.now)?;

@@ -488,7 +488,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..70),
     ) {
         let mut world = World::new(buffer, fragment, slice);
-        steps.into_iter().for_each(|step| world.step(step));
+        for step in steps {
+            world.step(step);
+        }
         world.settle();
     }
 }

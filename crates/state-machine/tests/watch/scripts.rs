@@ -9,8 +9,8 @@ use retcd_api::etcdserverpb::watch_request::RequestUnion;
 use retcd_api::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
-use retcd_api::mvccpb::KeyValue;
 use retcd_api::mvccpb::event::EventType;
+use retcd_api::mvccpb::{Event, KeyValue};
 use retcd_state_machine::watch::{Config, Hub, StreamId};
 
 use super::client::Reader;
@@ -300,51 +300,54 @@ fn show(response: &WatchResponse) -> String {
     let header = response.header.expect("every answer has a header");
     assert_eq!((header.cluster_id, header.member_id), (CLUSTER_ID, MEMBER_ID));
     assert_eq!(header.raft_term, RAFT_TERM);
-    let mut text = format!("id={} rev={}", response.watch_id, header.revision);
+    let mut parts = vec![format!("id={} rev={}", response.watch_id, header.revision)];
     for (flag, name) in [
-        (response.created, " created"),
-        (response.canceled, " canceled"),
-        (response.fragment, " fragment"),
+        (response.created, "created"),
+        (response.canceled, "canceled"),
+        (response.fragment, "fragment"),
     ] {
         if flag {
-            text += name;
+            parts.push(name.into());
         }
     }
     if response.compact_revision != 0 {
-        text += &format!(" compact={}", response.compact_revision);
+        parts.push(format!("compact={}", response.compact_revision));
     }
     if !response.cancel_reason.is_empty() {
-        text += &format!(" \"{}\"", response.cancel_reason);
+        parts.push(format!("\"{}\"", response.cancel_reason));
     }
-    if response.events.len() > 20 {
-        let revisions = [&response.events[0], &response.events[response.events.len() - 1]]
-            .map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision));
-        return text + &format!(" {} events of {revisions:?}", response.events.len());
+    if let ([first, .., last], true) = (response.events.as_slice(), response.events.len() > 20) {
+        let revisions =
+            [first, last].map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision));
+        parts.push(format!("{} events of {revisions:?}", response.events.len()));
+    } else {
+        parts.extend(response.events.iter().map(show_event));
     }
-    for event in &response.events {
-        let kind = match event.r#type() {
-            EventType::Put => "PUT",
-            EventType::Delete => "DELETE",
-        };
-        text += &format!(" | {kind} {}", show_kv(event.kv.as_ref().expect("events have a kv")));
-        if let Some(before) = &event.prev_kv {
-            text += &format!(" (was {})", show_kv(before));
-        }
-    }
-    text
+    parts.join(" ")
+}
+
+fn show_event(event: &Event) -> String {
+    let kind = match event.r#type() {
+        EventType::Put => "PUT",
+        EventType::Delete => "DELETE",
+    };
+    let kv = show_kv(event.kv.as_ref().expect("events have a kv"));
+    let before = event.prev_kv.as_ref().map(|before| format!(" (was {})", show_kv(before)));
+    format!("| {kind} {kv}{}", before.unwrap_or_default())
 }
 
 fn show_kv(kv: &KeyValue) -> String {
+    let KeyValue { key, mod_revision, create_revision, version, .. } = kv;
     let value = match kv.value.len() {
         0 => String::new(),
         len @ 20.. => format!("=<{len} bytes>"),
         _ => format!("={}", kv.value.escape_ascii()),
     };
-    let mut text = format!("{}{value} mod={}", kv.key.escape_ascii(), kv.mod_revision);
-    if kv.version != 0 {
-        text += &format!(" create={} version={}", kv.create_revision, kv.version);
-    }
-    text
+    let origin = match version {
+        0 => String::new(),
+        _ => format!(" create={create_revision} version={version}"),
+    };
+    format!("{}{value} mod={mod_revision}{origin}", key.escape_ascii())
 }
 
 #[test]

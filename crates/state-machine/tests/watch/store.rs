@@ -61,7 +61,9 @@ impl Store {
                     let range = start.clone()..end.clone();
                     let keys: Vec<Vec<u8>> =
                         self.keys.range(range).map(|(key, _)| key.clone()).collect();
-                    keys.iter().for_each(|key| self.delete(main, key));
+                    for key in &keys {
+                        self.delete(main, key);
+                    }
                 }
             }
         }
