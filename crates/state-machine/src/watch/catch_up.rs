@@ -183,6 +183,7 @@ impl Hub {
         if sent > 0 {
             self.announce(stream);
             self.events_sent += sent as u64;
+            self.pending_events += sent;
         }
         self.move_on(watcher, stopped_at, slice.end);
         Ok(sent)

@@ -110,6 +110,7 @@ impl Hub {
             }
             member.put(stream, Answer { header, events, spans }, self.config.fragment_bytes);
             self.events_sent += spans.len() as u64;
+            self.pending_events += spans.len();
             if !stream.is_announced {
                 stream.is_announced = true;
                 let generation = self.streams.generation(member.stream);

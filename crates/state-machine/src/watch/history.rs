@@ -33,7 +33,7 @@ pub trait History {
     /// Returns the next main revision to ask for, which is above `from` whenever `from` is not in the future.
     ///
     /// # Errors
-    /// [`HistoryError::Compacted`] when records from `from` on may be missing.
+    /// [`HistoryError::Compacted`] when records from `from` on may be missing. What an error leaves in `out` is not used.
     fn records(&self, from: i64, limit: usize, out: &mut Vec<Record>) -> Result<i64, HistoryError>;
 
     /// The encoded `KeyValue` of `key` as it was at revision `main`; `None` when the key did not exist or `main` is

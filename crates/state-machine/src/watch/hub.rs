@@ -73,6 +73,8 @@ pub struct Hub {
     pub(super) synced_watchers: usize,
     compacted_watchers: usize,
     pub(super) events_sent: u64,
+    /// The sum over all streams, so that the counters cost nothing.
+    pub(super) pending_events: usize,
     pub(super) scratch: Scratch,
 }
 
@@ -105,6 +107,7 @@ impl Hub {
             synced_watchers: 0,
             compacted_watchers: 0,
             events_sent: 0,
+            pending_events: 0,
             scratch: Scratch::default(),
         }
     }
@@ -128,7 +131,7 @@ impl Hub {
         }
         let due = self.streams[index].progress_due;
         self.progress_due.remove(&(due, index));
-        self.streams.remove(index);
+        self.pending_events -= self.streams.remove(index).pending_events();
     }
 
     /// Whether the server should read the next request of this stream: its output is below the limit.
@@ -142,7 +145,9 @@ impl Hub {
     pub fn take_output(&mut self, stream: StreamId, max_bytes: usize) -> Option<Bytes> {
         let index = self.find(stream)?;
         let stream = &mut self.streams[index];
+        let pending = stream.pending_events();
         let output = stream.take_output(max_bytes);
+        self.pending_events -= pending - stream.pending_events();
         if stream.has_room() && !stream.parked.is_empty() {
             self.unpark(index);
         }
@@ -166,7 +171,7 @@ impl Hub {
             watchers,
             slow_watchers: watchers - self.synced_watchers - self.compacted_watchers,
             events_sent: self.events_sent,
-            pending_events: self.streams.iter().map(Stream::pending_events).sum(),
+            pending_events: self.pending_events,
         }
     }
 

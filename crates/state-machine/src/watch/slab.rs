@@ -53,10 +53,6 @@ impl<T> Slab<T> {
         full.map(|(_, index)| index).collect()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.value.as_ref())
-    }
-
     /// The index, if it still belongs to that generation.
     pub(super) fn live(&self, index: u32, generation: u32) -> Option<u32> {
         let slot = self.slots.get(index as usize)?;
