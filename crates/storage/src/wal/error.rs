@@ -66,6 +66,10 @@ pub enum Error {
     #[error("wal: a snapshot record of index {index} needs a conf state")]
     SnapshotWithoutConfState { index: u64 },
 
+    /// What was to be appended could not be told from damage when it is read: a bug of the caller.
+    #[error("wal: {what} cannot stand in a log")]
+    Unwritable { what: String },
+
     /// The log was used after a failure.
     #[error("wal: {} is closed by an earlier failure", dir.display())]
     Poisoned { dir: PathBuf },

@@ -70,6 +70,13 @@ impl<'a> From<&'a Entry> for EntryRef<'a> {
     }
 }
 
+impl EntryRef<'_> {
+    /// Whether [`decode_entry`] takes it: Raft writes no entry of term 0 and etcd no membership change without data.
+    pub(super) fn is_plausible(&self) -> bool {
+        self.term > 0 && (self.entry_type == EntryType::EntryNormal || !self.data.is_empty())
+    }
+}
+
 /// Appends frames to a buffer and carries the running crc.
 #[derive(Debug)]
 pub(super) struct Encoder {
@@ -228,7 +235,7 @@ pub(super) fn decode_entry(bytes: &Bytes) -> Option<Entry> {
     let index = fields.number(3)?;
     let data =
         if fields.bytes.is_empty() { Bytes::new() } else { bytes.slice_ref(fields.rest(4)?) };
-    let is_plausible = term > 0 && (entry_type == EntryType::EntryNormal || !data.is_empty());
+    let is_plausible = EntryRef { term, index, entry_type, data: &data }.is_plausible();
     is_plausible.then_some(Entry { term, index, r#type: entry_type.into(), data })
 }
 

@@ -231,6 +231,37 @@ fn after_a_failure_the_log_refuses_all_use() {
 }
 
 #[test]
+fn what_could_not_be_read_back_is_not_written() {
+    let fs = SimFs::new(1);
+    let change = Entry { r#type: EntryType::EntryConfChange.into(), ..entry(2, 1, Vec::new()) };
+    for refused in [entry(2, 0, vec![1]), change] {
+        let mut wal = open_or_create(&fs);
+        let written = wal.append(None, [EntryRef::from(&refused)].into_iter());
+        assert!(matches!(written, Err(Error::Unwritable { .. })));
+        assert!(matches!(wal.flush(true), Err(Error::Poisoned { .. })));
+    }
+    let mut wal = open_or_create(&fs);
+    let state = HardState { term: 0, vote: 0, commit: 3 };
+    let written = wal.append(Some(&state), std::iter::empty());
+    assert!(matches!(written, Err(Error::Unwritable { .. })));
+}
+
+fn open_or_create(fs: &SimFs) -> Wal {
+    if exists(fs, Path::new(DIR)) { open(fs, 0, 4096).unwrap().0 } else { create(fs, 4096) }
+}
+
+#[test]
+fn files_and_directory_are_for_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("member/wal");
+    let wal = Wal::create(Arc::new(RealFs), &dir, METADATA, options(4096)).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(wal.dir()), 0o700);
+    assert_eq!(mode(&dir.join("0000000000000000-0000000000000000.wal")), 0o600);
+}
+
+#[test]
 fn a_log_cut_at_any_byte_of_its_last_record_is_repaired() {
     let (fs, path, start, end) = log_of_three();
     let image = file_bytes(&fs, &path);

@@ -163,7 +163,8 @@ impl Wal {
     /// The hard state is the one that belongs to these entries; `None` when it has not changed.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] only.
+    /// [`Error::Poisoned`]; [`Error::Unwritable`] for an entry or state of term 0 and for a membership change without
+    /// data, which also closes the log.
     pub fn append<'a>(
         &mut self,
         hard_state: Option<&HardState>,
@@ -171,11 +172,17 @@ impl Wal {
     ) -> Result<(), Error> {
         self.check()?;
         for entry in entries {
+            if !entry.is_plausible() {
+                return self.refuse(format!("entry {} of term {}", entry.index, entry.term));
+            }
             self.last_index = entry.index;
             self.encoder.entry(&mut self.buffer, &entry);
         }
         // A state of zeros says nothing and has no place in a log.
         if let Some(state) = hard_state.filter(|state| **state != HardState::default()) {
+            if state.term == 0 {
+                return self.refuse("a hard state of term 0".to_owned());
+            }
             self.hard_state = *state;
             self.encoder.state(&mut self.buffer, state);
         }
@@ -234,6 +241,12 @@ impl Wal {
 
     fn check(&self) -> Result<(), Error> {
         if self.is_poisoned { Err(Error::Poisoned { dir: self.dir.clone() }) } else { Ok(()) }
+    }
+
+    /// A part of the batch is in the buffer already, so the log cannot go on.
+    fn refuse(&mut self, what: String) -> Result<(), Error> {
+        self.is_poisoned = true;
+        Err(Error::Unwritable { what })
     }
 
     fn try_flush(&mut self, sync: bool) -> Result<Flushed, Error> {
