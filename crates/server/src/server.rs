@@ -82,11 +82,20 @@ pub fn run(config: Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// The steps of a stop.
+#[derive(Debug, Clone, Default)]
+struct Stops {
+    /// Accept no more, finish what runs, end streams.
+    streams: CancellationToken,
+    /// All connections are gone, or had their time: the client threads end.
+    threads: CancellationToken,
+}
+
 /// A member whose threads run.
 struct Member {
     config: Arc<Config>,
     services: Arc<Services>,
-    stop: CancellationToken,
+    stops: Stops,
     commit_thread: JoinHandle<()>,
     storage_thread: JoinHandle<()>,
     /// The number of the runtime that does everything but serve clients.
@@ -152,7 +161,7 @@ impl Member {
         Ok(Member {
             config,
             services,
-            stop: CancellationToken::new(),
+            stops: Stops::default(),
             commit_thread: spawn_or_die("commit", move || commit.run())?,
             storage_thread: spawn_or_die("storage", move || storing.run())?,
             background,
@@ -178,16 +187,16 @@ impl Member {
             node.clone(),
             reader.clone(),
             writes_checkpoints,
-            self.stop.clone(),
+            self.stops.streams.clone(),
         ));
         if let Some(retention) = retention(self.config.auto_compaction) {
             let compactor = background::Compactor::new(retention);
-            tasks.spawn(compactor.run(node.clone(), reader, self.stop.clone()));
+            tasks.spawn(compactor.run(node.clone(), reader, self.stops.streams.clone()));
         }
         tokio::select! {
             () = self.lead_and_publish() => {}
             signal = signals.next() => {
-                self.stop.cancel();
+                self.stops.streams.cancel();
                 return Ok(signal);
             }
         }
@@ -214,11 +223,12 @@ impl Member {
         let signal = signals.next().await;
         tracing::info!(signal = signal.name(), "received signal; shutting down");
         tracing::info!(name = self.config.name, data_dir = %self.config.data_dir.display(), "closing etcd server");
-        self.stop.cancel();
+        self.stops.streams.cancel();
         tasks.close();
         tasks.wait().await;
         connections.close();
         let _ = tokio::time::timeout(STOP_PATIENCE, connections.wait()).await;
+        self.stops.threads.cancel();
         for (_, thread) in threads {
             let _ = thread.join();
         }
@@ -226,7 +236,7 @@ impl Member {
     }
 
     fn until_stop<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
-        let stop = self.stop.clone();
+        let stop = self.stops.streams.clone();
         async move { stop.run_until_cancelled(task).await.unwrap_or_default() }
     }
 
@@ -282,11 +292,11 @@ impl Member {
     fn start_client_threads(&self) -> Result<Vec<(Handle, JoinHandle<()>)>, Error> {
         (0..self.background)
             .map(|number| {
-                let (services, stop) = (self.services.clone(), self.stop.clone());
+                let (services, stops) = (self.services.clone(), self.stops.clone());
                 let (sender, receiver) = std::sync::mpsc::channel();
                 let thread = std::thread::Builder::new()
                     .name(format!("client-{number}"))
-                    .spawn(move || client_thread(&services, number, &stop, &sender))
+                    .spawn(move || client_thread(&services, number, &stops, &sender))
                     .map_err(Error::Thread)?;
                 let handle = receiver.recv().map_err(|_| {
                     Error::Thread(io::Error::other("a client thread ended at once"))
@@ -314,7 +324,7 @@ impl Member {
             settings: Arc::new(settings),
             handles: handles.clone(),
             connections: connections.clone(),
-            stop: self.stop.clone(),
+            stop: self.stops.streams.clone(),
             next: 0,
         }
     }
@@ -372,7 +382,7 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
 fn client_thread(
     services: &Arc<Services>,
     number: u16,
-    stop: &CancellationToken,
+    stops: &Stops,
     started: &std::sync::mpsc::Sender<Handle>,
 ) {
     node::enter_runtime(number);
@@ -385,10 +395,10 @@ fn client_thread(
         tokio::spawn(deliver(services.node.clone(), number));
         tokio::spawn(services::run_hub());
         let _ = started.send(Handle::current());
-        stop.cancelled().await;
+        stops.streams.cancelled().await;
         services::end_streams();
         // The last answers of this thread still have to be delivered and sent.
-        tokio::time::sleep(STOP_PATIENCE).await;
+        stops.threads.cancelled().await;
     });
 }
 

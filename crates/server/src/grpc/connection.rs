@@ -229,7 +229,10 @@ async fn unary(
     services: &Services,
 ) -> Result<Body, RpcError> {
     let message = read_only_message(body, reader).await?;
+    let counters = services.node.metrics().grpc.method(rpc);
+    counters.received();
     let answer = services::unary(rpc, services, metadata, message).await?;
+    counters.sent();
     Ok(whole_message(&answer, services))
 }
 

@@ -13,7 +13,7 @@
 //! A hard state that only moves the commit index needs no sync: it goes out with the next batch, or when the member has
 //! been idle for a moment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,6 +34,8 @@ use super::{NodeHandle, Shared};
 const IDLE_WRITE: Duration = Duration::from_millis(100);
 /// A sync that takes longer is worth a warning.
 const SYNC_WARNING: Duration = Duration::from_secs(1);
+/// Payloads of applied entries that stay in memory for followers that lag.
+const LOG_BYTES_MAX: usize = 16 << 20;
 /// A flush is asked for when this much is not on disk yet.
 const FLUSH_BYTES: usize = 32 << 20;
 
@@ -42,16 +44,13 @@ pub(crate) struct CommitLoop {
     shared: Arc<Shared>,
     machine: StateMachine,
     wal: Wal,
-    /// Entries below the applied index that stay in memory for followers that lag.
-    catch_up_entries: u64,
     waiters: HashMap<u64, ReplyTo, BuildHasherDefault<IdHasher>>,
     /// Answers of the present batch, by client thread.
     answers: Vec<Vec<(ReplyTo, Outcome)>>,
     applied: Vec<Applied>,
     /// Written to the log's buffer, but not to the disk.
     has_unwritten: bool,
-    /// Raft's log in memory begins here, or a little above.
-    log_start: u64,
+    log: MemoryLog,
     election_timeout: Duration,
 }
 
@@ -69,12 +68,11 @@ impl CommitLoop {
             shared,
             machine,
             wal,
-            catch_up_entries,
             waiters: HashMap::default(),
             answers,
             applied: Vec::new(),
             has_unwritten: false,
-            log_start: 0,
+            log: MemoryLog::new(catch_up_entries),
             election_timeout,
         }
     }
@@ -168,11 +166,8 @@ impl CommitLoop {
                 Command::SnapshotSaved(snapshot) => snapshots.push(snapshot),
             }
         }
-        let applied = self.machine.applied_index();
-        let keep_from = applied.saturating_sub(self.catch_up_entries);
-        if keep_from >= self.log_start + self.catch_up_entries / 4 + 1 {
-            raft.compact_log(keep_from);
-            self.log_start = keep_from;
+        if let Some(index) = self.log.cut(self.machine.applied_index()) {
+            raft.compact_log(index);
         }
         snapshots
     }
@@ -264,6 +259,7 @@ impl CommitLoop {
         if persist.hard_state.is_none() && persist.entries.is_empty() {
             return Ok(());
         }
+        self.log.add(&persist.entries);
         let entries = persist.entries.iter().map(EntryRef::from);
         let appended = self.wal.append(persist.hard_state.as_ref(), entries);
         appended.map_err(|error| Failure::because("write the log", error))?;
@@ -301,6 +297,42 @@ impl CommitLoop {
     }
 }
 
+/// What Raft's log in memory holds, by batches: it is kept for followers that lag, in bounds.
+struct MemoryLog {
+    /// Last index and bytes of each batch.
+    batches: VecDeque<(u64, usize)>,
+    bytes: usize,
+    entries_max: u64,
+}
+
+impl MemoryLog {
+    fn new(entries_max: u64) -> Self {
+        MemoryLog { batches: VecDeque::new(), bytes: 0, entries_max }
+    }
+
+    fn add(&mut self, entries: &[raftpb::Entry]) {
+        let Some(last) = entries.last() else { return };
+        let bytes = entries.iter().map(|entry| entry.data.len()).sum();
+        self.batches.push_back((last.index, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The index up to which applied entries can be forgotten, when there are batches to forget.
+    fn cut(&mut self, applied: u64) -> Option<u64> {
+        let mut cut = None;
+        while let Some(&(index, bytes)) = self.batches.front() {
+            let is_over = index + self.entries_max < applied || self.bytes > LOG_BYTES_MAX;
+            if !is_over || index > applied {
+                break;
+            }
+            self.batches.pop_front();
+            self.bytes -= bytes;
+            cut = Some(index);
+        }
+        cut
+    }
+}
+
 /// Request ids count up from a start of their own: their low bits already are as good as a hash.
 #[derive(Default)]
 struct IdHasher(u64);
@@ -317,5 +349,36 @@ impl Hasher for IdHasher {
     fn write_u64(&mut self, id: u64) {
         // The table takes its control byte from the high bits, which do not change: spread them.
         self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(indices: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<raftpb::Entry> {
+        let entry = |index| raftpb::Entry { index, data: vec![0; bytes].into(), ..Default::default() };
+        indices.map(entry).collect()
+    }
+
+    #[test]
+    fn the_log_in_memory_is_bounded_in_entries() {
+        let mut log = MemoryLog::new(100);
+        log.add(&entries(1..=60, 1));
+        log.add(&entries(61..=120, 1));
+        assert_eq!(log.cut(120), None, "entry 60 is within 100 of the applied one");
+        assert_eq!(log.cut(161), Some(60));
+        assert_eq!(log.cut(161), None);
+    }
+
+    #[test]
+    fn the_log_in_memory_is_bounded_in_bytes_but_keeps_what_is_not_applied() {
+        let mut log = MemoryLog::new(100);
+        for index in 1..=5 {
+            log.add(&entries(index..=index, LOG_BYTES_MAX / 2));
+        }
+        assert_eq!(log.cut(0), None);
+        assert_eq!(log.cut(2), Some(2));
+        assert_eq!(log.cut(5), Some(3));
     }
 }
