@@ -231,6 +231,7 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use retcd_api::etcdserverpb::PutRequest;
 
     #[test]
     fn jitter_stays_within_a_tenth() {
@@ -257,10 +258,7 @@ mod tests {
     #[tokio::test]
     async fn large_requests_never_leave() {
         let client = Client::new(&Config { request_bytes_max: 10, ..Config::default() }).unwrap();
-        let put = retcd_api::etcdserverpb::PutRequest {
-            value: vec![b'x'; 100].into(),
-            ..Default::default()
-        };
+        let put = PutRequest { value: vec![b'x'; 100].into(), ..Default::default() };
         let error = client.put(put).await.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -273,7 +271,7 @@ mod tests {
         let config = Config { endpoints: vec!["127.0.0.1:1".to_owned()], ..Config::default() };
         let client = Client::new(&config).unwrap().with_timeout(Duration::from_millis(100));
         let Err(Error::DeadlineExceeded { last_attempt: Some(text) }) =
-            client.put(Default::default()).await
+            client.put(PutRequest::default()).await
         else {
             panic!("nobody listens on port 1");
         };

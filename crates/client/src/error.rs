@@ -47,8 +47,10 @@ impl Error {
     /// one: whoever asked wants to know.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Error::Rpc(RpcError::NoLeader) => false,
-            Error::Rpc(error) => matches!(error.code(), Code::Unavailable | Code::Internal),
+            Error::Rpc(error) => {
+                let is_passing = matches!(error.code(), Code::Unavailable | Code::Internal);
+                is_passing && *error != RpcError::NoLeader
+            }
             Error::ConnectionLost(_) => true,
             Error::DeadlineExceeded { .. }
             | Error::WatchRefused(_)

@@ -1,12 +1,13 @@
 //! What etcdctl prints, command by command, kept as text.
 //!
 //! A script in `tests/scripts/` is a session at a prompt, against a new server. A line that begins with `$ ` is a
-//! command line for etcdctl, in the shell's quoting; lines with `< ` after it are its stdin. What follows is what
+//! command line for etcdctl, in the shell's quoting, perhaps with variables in front; lines with `< ` after it are its stdin. What follows is what
 //! etcdctl did: its stdout, then its stderr with `2> ` in front, then `exit N` if it failed. Lines with `#` are
 //! comments. Whatever differs between two runs (ids, times, sizes, ports) is masked by a word in capitals.
 //!
 //! `UPDATE_GOLDENFILES=1` rewrites the scripts; then read the diff. The server is the one that `testkit` chooses; the
 //! first line of a script may ask for one that knows etcd 3.7's requests, with `# needs 3.7`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ fn replay(etcdctl: &Path, script: &Path) -> Result<(), String> {
         return Ok(());
     }
     let mut played = String::new();
-    let mut session = Session { tool, endpoint: member.endpoint(), lease: String::new() };
+    let mut session = Session::new(tool, member.endpoint());
     for step in steps(&text) {
         played.push_str(&step.kept);
         if let Some(line) = &step.command {
@@ -65,7 +66,7 @@ fn steps(text: &str) -> Vec<Step> {
     let mut steps = vec![Step::default()];
     for line in text.lines() {
         let step = steps.last_mut().expect("there is a first step");
-        if let Some(input) = line.strip_prefix("< ").or((line == "<").then_some("")) {
+        if let Some(input) = line.strip_prefix("< ").or_else(|| line.strip_prefix('<')) {
             writeln!(step.kept, "{line}").unwrap();
             writeln!(step.stdin, "{input}").unwrap();
         } else if let Some(command) = line.strip_prefix("$ ") {
@@ -88,16 +89,42 @@ fn push(steps: &mut Vec<Step>) -> &mut Step {
 struct Session {
     tool: Tool,
     endpoint: String,
+    /// Texts that differ from run to run, and what to show instead.
+    masks: Vec<(String, &'static str)>,
     /// The id of the lease that was granted last, which scripts call `LEASE`.
     lease: String,
 }
 
 impl Session {
+    fn new(tool: Tool, endpoint: String) -> Self {
+        let members = tool.expect(&["member", "list", "-w", "json"]);
+        let id = |name: &str| -> u64 {
+            let (_, rest) = members.split_once(name).expect("the header has ids");
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+            digits.parse().expect("an id is a number")
+        };
+        let (cluster, member) = (id("\"cluster_id\":"), id("\"member_id\":"));
+        let masks = vec![
+            (endpoint.clone(), "ENDPOINT"),
+            (cluster.to_string(), "CLUSTER"),
+            (format!("{cluster:x}"), "CLUSTER_HEX"),
+            (member.to_string(), "MEMBER"),
+            (format!("{member:x}"), "MEMBER_HEX"),
+        ];
+        Session { tool, endpoint, masks, lease: String::new() }
+    }
+
     fn play(&mut self, line: &str, stdin: &str) -> String {
         let line = line.replace("LEASE", &self.lease).replace("ENDPOINT", &self.endpoint);
         let words = shell_words(&line);
-        let args: Vec<&str> = words.iter().map(String::as_str).collect();
-        let outcome = self.tool.run_with_input(&args, stdin.as_bytes());
+        let mut words = words.iter().map(String::as_str).peekable();
+        let mut tool = self.tool.clone();
+        while let Some(word) = words.next_if(|word| word.starts_with("ETCDCTL_")) {
+            let (name, value) = word.split_once('=').expect("a variable has a value");
+            tool = tool.with_env(name, value);
+        }
+        let args: Vec<&str> = words.collect();
+        let outcome = tool.run_with_input(&args, stdin.as_bytes());
         let stdout = String::from_utf8_lossy(&outcome.stdout);
         if let Some(granted) =
             stdout.strip_prefix("lease ").filter(|rest| rest.contains("granted with"))
@@ -108,7 +135,8 @@ impl Session {
     }
 
     fn mask(&self, text: &str) -> String {
-        let mut text = text.replace(&self.endpoint, "ENDPOINT");
+        let replace = |text: String, (from, to): &(String, &str)| text.replace(from, to);
+        let mut text = self.masks.iter().fold(text.to_owned(), replace);
         if !self.lease.is_empty() {
             let decimal = i64::from_str_radix(&self.lease, 16).unwrap().to_string();
             text = text.replace(&self.lease, "LEASE").replace(&decimal, "LEASE_DECIMAL");
@@ -137,10 +165,6 @@ fn mask_line(line: &str) -> String {
     let mut line = line.to_owned();
     // JSON and fields name their values.
     let named = [
-        ("\"cluster_id\":", "CLUSTER"),
-        ("\"member_id\":", "MEMBER"),
-        ("\"leader\":", "MEMBER"),
-        ("\"members\":[{\"ID\":", "MEMBER"),
         ("\"raft_term\":", "TERM"),
         ("\"raftTerm\":", "TERM"),
         ("\"raftIndex\":", "INDEX"),
@@ -151,9 +175,6 @@ fn mask_line(line: &str) -> String {
         ("\"ts\":", "TIME"),
         ("\"took\":", "TIME"),
         ("\"ttl\":", "TTL"),
-        ("\"ClusterID\" : ", "CLUSTER"),
-        ("\"MemberID\" : ", "MEMBER"),
-        ("\"Leader\" : ", "MEMBER"),
         ("\"RaftTerm\" : ", "TERM"),
         ("\"RaftIndex\" : ", "INDEX"),
         ("\"RaftAppliedIndex\" : ", "INDEX"),
@@ -183,6 +204,10 @@ fn mask_after(line: &str, name: &str, mask: &str) -> String {
         } else {
             part.find(|c: char| !c.is_alphanumeric() && c != '.').unwrap_or(part.len())
         };
+        if end == 0 {
+            out = out + name + part;
+            continue;
+        }
         // A version loses its closing quote as well, which the mask brings back.
         let rest =
             if mask.ends_with('"') { part[end..].trim_start_matches('"') } else { &part[end..] };

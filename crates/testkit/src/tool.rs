@@ -10,6 +10,7 @@ use crate::{Process, SOON};
 pub struct Tool {
     binary: PathBuf,
     endpoint: String,
+    environment: Vec<(String, String)>,
 }
 
 /// How a tool ended.
@@ -23,10 +24,19 @@ pub struct Outcome {
 
 impl Tool {
     pub fn new(binary: &Path, endpoint: &str) -> Self {
-        Tool { binary: binary.to_owned(), endpoint: endpoint.to_owned() }
+        Tool { binary: binary.to_owned(), endpoint: endpoint.to_owned(), environment: Vec::new() }
     }
 
-    /// The command with the endpoint and `args`, and nothing of etcdctl's in its environment.
+    /// The same tool with a variable in its environment.
+    #[must_use]
+    pub fn with_env(&self, name: &str, value: &str) -> Self {
+        let mut tool = self.clone();
+        tool.environment.push((name.to_owned(), value.to_owned()));
+        tool
+    }
+
+    /// The command with the endpoint and `args`, and nothing of etcdctl's in its environment but what
+    /// [`Self::with_env`] put there.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
@@ -34,6 +44,7 @@ impl Tool {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["--endpoints", &self.endpoint]).args(args);
         command
     }

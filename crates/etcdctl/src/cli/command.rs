@@ -207,7 +207,9 @@ fn unknown_command(root: &'static Command, word: &str) -> Failure {
         root.subcommands.iter().map(|command| command.name).filter(|name| is_close(name)).collect();
     if !close.is_empty() {
         message.push_str("\n\nDid you mean this?\n");
-        close.iter().for_each(|name| message.extend(["\t", name, "\n"]));
+        for name in close {
+            message.extend(["\t", name, "\n"]);
+        }
     }
     Failure::new(Exit::Error, message).with_usage(format!("Run '{} --help' for usage.", root.name))
 }

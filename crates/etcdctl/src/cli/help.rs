@@ -96,7 +96,7 @@ pub(crate) fn flag_usages(flags: impl IntoIterator<Item = &'static Flag>) -> Str
 }
 
 fn head(flag: &Flag) -> String {
-    let short = flag.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
+    let short = flag.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
     let kind = match flag.kind {
         Kind::Bool => "",
         Kind::Int => " int",
@@ -109,7 +109,7 @@ fn head(flag: &Flag) -> String {
 
 fn default(flag: &Flag) -> String {
     match (flag.kind, flag.default) {
-        (_, "" | "0" | "false") => String::new(),
+        (_, "" | "false") | (Kind::Int, "0") => String::new(),
         (Kind::Text, default) => format!(" (default {default:?})"),
         (Kind::List, default) => format!(" (default [{default}])"),
         (_, default) => format!(" (default {default})"),

@@ -49,7 +49,7 @@ fn to_json(reply: &Reply<'_>, hex: bool) -> String {
 }
 
 /// A list that nobody has put anything into is `null` in Go.
-fn array_or_null<T>(items: &[T], to_json: fn(&T) -> String) -> String {
+fn array_or_null<T>(items: &[T], to_json: impl Fn(&T) -> String) -> String {
     if items.is_empty() { "null".to_owned() } else { array(items.iter().map(to_json)) }
 }
 
@@ -112,14 +112,13 @@ fn delete_range(reply: &DeleteRangeResponse) -> String {
 
 fn txn(reply: &TxnResponse) -> String {
     let response = |response: &Response| {
-        object(|fields| match response {
-            Response::ResponseRange(reply) => fields.json("response_range", range(reply)),
-            Response::ResponsePut(reply) => fields.json("response_put", put(reply)),
-            Response::ResponseDeleteRange(reply) => {
-                fields.json("response_delete_range", delete_range(reply))
-            }
-            Response::ResponseTxn(reply) => fields.json("response_txn", txn(reply)),
-        })
+        let (name, inner) = match response {
+            Response::ResponseRange(reply) => ("response_range", range(reply)),
+            Response::ResponsePut(reply) => ("response_put", put(reply)),
+            Response::ResponseDeleteRange(reply) => ("response_delete_range", delete_range(reply)),
+            Response::ResponseTxn(reply) => ("response_txn", txn(reply)),
+        };
+        object(|fields| fields.json(name, inner))
     };
     object(|fields| {
         header(fields, reply.header.as_ref());
@@ -147,14 +146,8 @@ fn watch(reply: &WatchResponse) -> String {
         })
     };
     object(|fields| {
-        // Without a header the reply is not from a server, but the client's word that the watch is over.
-        if reply.header.is_some() {
-            fields.json("Header", object(|fields| header_fields(fields, reply.header.as_ref())));
-            fields.json("Events", array(reply.events.iter().map(event)));
-        } else {
-            fields.json("Header", "null");
-            fields.json("Events", "null");
-        }
+        fields.json("Header", object(|fields| header_fields(fields, reply.header.as_ref())));
+        fields.json("Events", array_or_null(&reply.events, event));
         fields.json("CompactRevision", reply.compact_revision);
         fields.json("Canceled", reply.canceled);
         fields.json("Created", reply.created);
@@ -277,15 +270,15 @@ fn hash_kv(hash: &Of<HashKvResponse>) -> String {
 mod tests {
     use super::*;
 
-    fn head() -> Option<ResponseHeader> {
-        Some(ResponseHeader { cluster_id: u64::MAX, member_id: 2, revision: 9, raft_term: 4 })
-    }
+    const HEADER: ResponseHeader =
+        ResponseHeader { cluster_id: u64::MAX, member_id: 2, revision: 9, raft_term: 4 };
 
     #[test]
     fn watch_replies_are_client_structs() {
         let kv = KeyValue { key: "a<".into(), mod_revision: 9, ..Default::default() };
         let deleted = Event { r#type: 1, kv: Some(kv.clone()), prev_kv: Some(kv) };
-        let reply = WatchResponse { header: head(), events: vec![deleted], ..Default::default() };
+        let reply =
+            WatchResponse { header: Some(HEADER), events: vec![deleted], ..Default::default() };
         assert_eq!(
             to_json(&Reply::Watch(&reply), false),
             r#"{"Header":{"cluster_id":18446744073709551615,"member_id":2,"revision":9,"raft_term":4},"Events":[{"type":1,"kv":{"key":"YTw=","mod_revision":9},"prev_kv":{"key":"YTw=","mod_revision":9}}],"CompactRevision":0,"Canceled":false,"Created":false,"CancelReason":""}"#
@@ -311,7 +304,7 @@ mod tests {
     fn hexadecimal_ids_are_strings() {
         let member =
             Member { id: u64::MAX, name: "n1".into(), is_learner: true, ..Default::default() };
-        let reply = MemberListResponse { header: head(), members: vec![member] };
+        let reply = MemberListResponse { header: Some(HEADER), members: vec![member] };
         assert_eq!(
             to_json(&Reply::MemberList(&reply), true),
             r#"{"header":{"cluster_id":"ffffffffffffffff","member_id":"2","revision":9,"raft_term":4},"members":[{"ID":"ffffffffffffffff","name":"n1","isLearner":true}]}"#
@@ -322,7 +315,7 @@ mod tests {
     fn lease_replies_spread_the_header() {
         let keys = vec!["foo".into()];
         let reply =
-            LeaseTimeToLiveResponse { header: head(), id: 5, ttl: 42, granted_ttl: 60, keys };
+            LeaseTimeToLiveResponse { header: Some(HEADER), id: 5, ttl: 42, granted_ttl: 60, keys };
         assert_eq!(
             time_to_live(&reply),
             r#"{"cluster_id":18446744073709551615,"member_id":2,"revision":9,"raft_term":4,"id":5,"ttl":42,"granted-ttl":60,"keys":["Zm9v"]}"#

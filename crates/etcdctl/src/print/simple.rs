@@ -1,13 +1,14 @@
 //! `-w simple`: lines for people, and for the scripts that read them.
 
+use std::fmt::Write;
+
 use retcd_api::etcdserverpb::{
-    HashKvResponse, LeaseTimeToLiveResponse, MemberListResponse, StatusResponse, TxnResponse,
-    WatchResponse, response_op::Response,
+    LeaseTimeToLiveResponse, TxnResponse, WatchResponse, response_op::Response,
 };
 use retcd_api::mvccpb::KeyValue;
 
 use super::table::{hash_kv_rows, member_rows, status_rows};
-use super::{Health, Of, Output, Reply, WithKeys};
+use super::{Health, Output, Reply, WithKeys};
 use crate::go::duration;
 
 pub(super) fn render(reply: &Reply<'_>, hex: bool, values_only: bool) -> Output {
@@ -48,10 +49,10 @@ impl Simple {
                 self.line(format!("found {} leases", reply.leases.len()));
                 reply.leases.iter().for_each(|lease| self.line(format!("{:016x}", lease.id)));
             }
-            Reply::MemberList(reply) => self.members(reply),
+            Reply::MemberList(reply) => self.rows(&member_rows(reply)),
             Reply::EndpointHealth(all) => all.iter().for_each(|health| self.health(health)),
-            Reply::EndpointStatus(all) => self.statuses(all),
-            Reply::EndpointHashKv(all) => self.hashes(all),
+            Reply::EndpointStatus(all) => self.rows(&status_rows(all)),
+            Reply::EndpointHashKv(all) => self.rows(&hash_kv_rows(all)),
         }
     }
 
@@ -70,7 +71,10 @@ impl Simple {
 
     fn bytes(&mut self, bytes: &[u8]) {
         if self.hex {
-            let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            let mut escaped = String::with_capacity(bytes.len() * 4);
+            for byte in bytes {
+                write!(escaped, "\\x{byte:02x}").expect("a string takes everything");
+            }
             self.line(escaped);
         } else {
             self.line(bytes);
@@ -113,10 +117,6 @@ impl Simple {
         self.line(line);
     }
 
-    fn members(&mut self, reply: &MemberListResponse) {
-        member_rows(reply).iter().for_each(|row| self.line(row.join(", ")));
-    }
-
     fn health(&mut self, health: &Health) {
         let endpoint = &health.endpoint;
         match &health.error {
@@ -133,11 +133,9 @@ impl Simple {
         }
     }
 
-    fn statuses(&mut self, all: &[Of<StatusResponse>]) {
-        status_rows(all).iter().for_each(|row| self.line(row.join(", ")));
-    }
-
-    fn hashes(&mut self, all: &[Of<HashKvResponse>]) {
-        hash_kv_rows(all).iter().for_each(|row| self.line(row.join(", ")));
+    fn rows<const N: usize>(&mut self, rows: &[[String; N]]) {
+        for row in rows {
+            self.line(row.join(", "));
+        }
     }
 }
