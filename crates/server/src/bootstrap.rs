@@ -4,7 +4,7 @@
 //! token; its first entry adds the member itself, so that replay needs no special case. With one, the ids come from the
 //! log and the `--initial-*` flags are ignored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
@@ -29,8 +29,8 @@ pub enum Error {
     Wal(#[from] wal::Error),
     #[error(transparent)]
     Failure(#[from] Failure),
-    #[error("{0}")]
-    Storage(String),
+    #[error(transparent)]
+    Snapshot(#[from] retcd_storage::snapshot::Error),
     #[error(
         "the log in {} was written by member {found_member:x} of cluster {found_cluster:x}, but its first entries are missing and \
          this configuration makes member {member:x} of cluster {cluster:x}",
@@ -73,11 +73,7 @@ pub(crate) fn boot(
     let new_ids = Ids { member: first.id, cluster: cluster_id(&[first.id]) };
 
     let (wal, mut initial, ids, snapshot_index, is_new) = if wal::exists(fs.as_ref(), &dir) {
-        let valid = wal::valid_snapshots(fs.as_ref(), &dir)?;
-        let newest =
-            snapshots.load_newest(&valid).map_err(|error| Error::Storage(error.to_string()))?;
-        let from = newest.as_ref().map(to_wal_snapshot).unwrap_or_default();
-        let (mut wal, replayed) = Wal::open(fs, &dir, &from, options)?;
+        let (from, mut wal, replayed) = open_wal(fs, &dir, &snapshots, options)?;
         let metadata = etcdserverpb::Metadata::decode(replayed.metadata)
             .map_err(|source| Error::Metadata { dir: dir.clone(), source })?;
         let ids = Ids { member: metadata.node_id, cluster: metadata.cluster_id };
@@ -122,6 +118,33 @@ pub(crate) fn boot(
     raft_config.pre_vote = config.pre_vote;
     let raft = retcd_consensus::Node::new(&raft_config, initial)?;
     Ok(Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new })
+}
+
+/// Opens the log behind the newest snapshot that it knows of.
+///
+/// Almost always that is the newest snapshot file, and the log need not be read from its beginning to know it. When the
+/// log does not confirm it (the crash came between the file and the record), all of the log is asked.
+fn open_wal(
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    snapshots: &Snapshots,
+    options: wal::Options,
+) -> Result<(walpb::Snapshot, Wal, wal::Replayed), Error> {
+    let newest = snapshots.newest()?.as_ref().map(to_wal_snapshot);
+    if let Some(from) = newest {
+        match Wal::open(fs.clone(), dir, &from, options) {
+            Ok((wal, replayed)) if replayed.hard_state.commit >= from.index => {
+                return Ok((from, wal, replayed));
+            }
+            Ok(_)
+            | Err(wal::Error::SnapshotNotFound { .. } | wal::Error::SnapshotMismatch { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let valid = wal::valid_snapshots(fs.as_ref(), dir)?;
+    let from = snapshots.load_newest(&valid)?.as_ref().map(to_wal_snapshot).unwrap_or_default();
+    let (wal, replayed) = Wal::open(fs, dir, &from, options)?;
+    Ok((from, wal, replayed))
 }
 
 fn to_wal_snapshot(snapshot: &raftpb::Snapshot) -> walpb::Snapshot {

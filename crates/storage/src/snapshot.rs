@@ -67,6 +67,14 @@ impl Snapshots {
         Ok(path)
     }
 
+    /// The newest snapshot whose file can be read, whatever the log says of it. Nothing is renamed.
+    ///
+    /// # Errors
+    /// I/O on the directory.
+    pub fn newest(&self) -> Result<Option<raftpb::Snapshot>, Error> {
+        Ok(self.names()?.into_iter().rev().find_map(|name| self.load(name).ok()))
+    }
+
     /// The newest snapshot that is among `valid` (from [`valid_snapshots`](crate::wal::valid_snapshots)).
     ///
     /// A file of that name that cannot be used is renamed to `*.broken`, and the next older one is tried.

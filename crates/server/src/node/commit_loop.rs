@@ -357,7 +357,8 @@ mod tests {
     use super::*;
 
     fn entries(indices: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<raftpb::Entry> {
-        let entry = |index| raftpb::Entry { index, data: vec![0; bytes].into(), ..Default::default() };
+        let entry =
+            |index| raftpb::Entry { index, data: vec![0; bytes].into(), ..Default::default() };
         indices.map(entry).collect()
     }
 

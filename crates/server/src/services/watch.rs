@@ -117,6 +117,8 @@ impl LocalHub {
         }
         // Up to a tenth more, so that streams opened together do not all report at once.
         let jitter = self.progress_interval / 10 * (u32::from(rand_byte()) % 101) / 100;
+        // The task that sends periodic progress has to look when the next one is due.
+        self.work.notify_one();
         self.hub.open_stream(self.progress_interval + jitter, self.store.node.now())
     }
 
@@ -137,6 +139,8 @@ impl LocalHub {
         if self.hub.is_behind() {
             self.work.notify_one();
         }
+        // Reading news for this stream wrote answers for others.
+        self.wake_ready();
         self.count();
     }
 
