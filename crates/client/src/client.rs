@@ -72,7 +72,7 @@ pub(crate) enum Retry {
 pub struct Client {
     balancer: Arc<Balancer>,
     token: Option<MetadataValue<Ascii>>,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     needs_leader: bool,
     request_bytes_max: usize,
     pub(crate) response_bytes_max: usize,
@@ -211,7 +211,10 @@ fn is_unavailable(failure: &Failure) -> bool {
 }
 
 /// Waits for `work`, or until `timeout` is over: then `None`.
-async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(
+    timeout: Option<Duration>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     match timeout {
         Some(timeout) => tokio::time::timeout_at(Instant::now() + timeout, work).await.ok(),
         None => Some(work.await),

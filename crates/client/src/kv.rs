@@ -6,6 +6,7 @@ use retcd_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
+use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
@@ -24,12 +25,13 @@ impl Client {
 
     /// Reads keys in pieces, so that neither side holds all of them at once. New in etcd 3.7.
     pub async fn range_stream(&self, request: RangeRequest) -> Result<RangeStream, Error> {
+        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let replies = self
             .call(Retry::Repeatable, request, |channel, request| async move {
                 self.kv(channel).range_stream(request).await
             })
             .await?;
-        Ok(RangeStream { replies })
+        Ok(RangeStream { replies, deadline })
     }
 
     /// Writes a key.
@@ -79,12 +81,21 @@ impl Client {
 #[derive(Debug)]
 pub struct RangeStream {
     replies: Streaming<RangeStreamResponse>,
+    /// The time limit of the call, which covers all pieces.
+    deadline: Option<Instant>,
 }
 
 impl RangeStream {
     /// The next piece, `None` after the last.
     pub async fn next(&mut self) -> Result<Option<RangeResponse>, Error> {
-        match self.replies.message().await {
+        let message = self.replies.message();
+        let message = match self.deadline {
+            Some(deadline) => timeout_at(deadline, message)
+                .await
+                .map_err(|_| Error::DeadlineExceeded { last_attempt: None })?,
+            None => message.await,
+        };
+        match message {
             Ok(piece) => Ok(piece.and_then(|piece| piece.range_response)),
             Err(status) => Err(Failure::from(status).into()),
         }

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::client::Retry;
+use crate::client::{Retry, within};
 use crate::error::Failure;
 use crate::{Client, Error};
 
@@ -68,6 +68,12 @@ impl Client {
     /// # Errors
     /// `LeaseNotFound` when there is no such lease.
     pub async fn lease_keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
+        within(self.timeout, self.renew_once(id))
+            .await
+            .unwrap_or(Err(Error::DeadlineExceeded { last_attempt: None }))
+    }
+
+    async fn renew_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
         loop {
             let renewed = match Renewals::open(self, id).await {
                 Ok(mut renewals) => renewals.receive().await,

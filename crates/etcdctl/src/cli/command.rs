@@ -3,6 +3,7 @@
 use super::flags::{Flag, Flags, HELP, Kind, Parsed, parse};
 use super::help;
 use crate::failure::{Exit, Failure};
+use crate::print::write_out;
 
 /// A command, or a group of them.
 #[derive(Debug)]
@@ -92,19 +93,12 @@ pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failur
     let Parsed { flags, args, dash } = parse(declared(&path), &rest)
         .map_err(|error| Failure::new(Exit::Error, error).with_usage(help::usage(&path)))?;
     if flags.bool(HELP.name) {
-        print!("{}", help::text(&path));
-        return Ok(());
+        return write_out(help::text(&path).as_bytes());
     }
     match command.action {
         Action::Run(run) => run(&Invocation { path, flags, args, dash }),
-        Action::Help => {
-            print_help(root, &args);
-            Ok(())
-        }
-        Action::Group | Action::Later => {
-            print!("{}", help::text(&path));
-            Ok(())
-        }
+        Action::Help => print_help(root, &args),
+        Action::Group | Action::Later => write_out(help::text(&path).as_bytes()),
     }
 }
 
@@ -188,13 +182,14 @@ fn inherited(path: &[&'static Command]) -> impl Iterator<Item = &'static Flag> +
     lists.into_iter().flatten()
 }
 
-fn print_help(root: &'static Command, topic: &[Vec<u8>]) {
+fn print_help(root: &'static Command, topic: &[Vec<u8>]) -> Result<(), Failure> {
     match resolve(root, topic) {
-        Ok((path, rest)) if rest.is_empty() => print!("{}", help::text(&path)),
+        Ok((path, rest)) if rest.is_empty() => write_out(help::text(&path).as_bytes()),
         _ => {
             let words: Vec<String> =
                 topic.iter().map(|word| format!("`{}`", String::from_utf8_lossy(word))).collect();
             eprintln!("Unknown help topic [{}]\n{}", words.join(" "), help::usage(&[root]));
+            Ok(())
         }
     }
 }

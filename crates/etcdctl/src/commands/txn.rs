@@ -172,21 +172,20 @@ fn operation(txn: Txn, line: &[u8]) -> Result<Txn, Failure> {
     }
     let not_a_request = || invalid(format!("invalid txn request: {shown}"));
     let parsed = |command: &Command| parse(command.flags, args).map_err(|_| not_a_request());
-    match name.as_slice() {
-        b"get" => {
-            let parsed = parsed(&get::COMMAND)?;
-            Ok(txn.range(get::request(&parsed.flags, &parsed.args)?))
-        }
-        b"put" => {
-            let parsed = parsed(&put::COMMAND)?;
-            // Stdin is where this line came from, so it cannot hold the value.
-            Ok(txn.put(put::request(&parsed.flags, &parsed.args, || None)?))
-        }
-        b"del" => {
-            let parsed = parsed(&del::COMMAND)?;
-            Ok(txn.delete_range(del::request(&parsed.flags, &parsed.args)?))
-        }
-        _ => Err(not_a_request()),
+    // The names may be shortened, as on the command line.
+    let is = |full: &str| !name.is_empty() && full.as_bytes().starts_with(name);
+    if is(get::COMMAND.name) {
+        let parsed = parsed(&get::COMMAND)?;
+        Ok(txn.range(get::request(&parsed.flags, &parsed.args)?))
+    } else if is(put::COMMAND.name) {
+        let parsed = parsed(&put::COMMAND)?;
+        // Stdin is where this line came from, so it cannot hold the value.
+        Ok(txn.put(put::request(&parsed.flags, &parsed.args, || None)?))
+    } else if is(del::COMMAND.name) {
+        let parsed = parsed(&del::COMMAND)?;
+        Ok(txn.delete_range(del::request(&parsed.flags, &parsed.args)?))
+    } else {
+        Err(not_a_request())
     }
 }
 

@@ -10,7 +10,7 @@ mod simple;
 mod table;
 mod units;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use retcd_api::etcdserverpb::{
@@ -119,7 +119,11 @@ impl Printer {
 pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::new(Exit::Error, format!("write stdout: {error}")))
+    written.map_err(|error| match error.kind() {
+        // Whoever read the pipe has seen enough, as `head` does.
+        ErrorKind::BrokenPipe => Failure::silent(Exit::Error),
+        _ => Failure::new(Exit::Error, format!("write stdout: {error}")),
+    })
 }
 
 fn unsupported(format: &str) -> Failure {
