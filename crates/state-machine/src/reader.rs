@@ -228,7 +228,7 @@ impl History for Reader {
     fn records(&self, from: i64, limit: usize, out: &mut Vec<Record>) -> Result<i64, HistoryError> {
         let mut next = Revision::new(from, 0);
         let full = out.len().saturating_add(limit.max(1));
-        loop {
+        while out.len() < full || next.sub > 0 {
             let covers_from = {
                 let store = self.shared.store.read();
                 if next.main > store.revision {
@@ -242,9 +242,10 @@ impl History for Reader {
                 self.records_in_tail(&mut next, full, out)
             };
             if is_full {
-                return Ok(next.main);
+                break;
             }
         }
+        Ok(next.main)
     }
 
     fn value_at(&self, key: &[u8], main: i64) -> Result<Option<Encoded>, Failure> {

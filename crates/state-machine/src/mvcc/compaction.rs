@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::Revision;
-use super::hash::{Hasher, StoredRecord, is_found, stored_records};
+use super::hash::{Hasher, StoredRecord, stored_records};
 use crate::backend::{Batch, Failure};
 use crate::flush::meta_change;
 use crate::mvcc::RecordKey;
@@ -80,7 +80,7 @@ impl Compactions {
 impl Job {
     fn new(target: i64, previous: i64, applied_index: u64, is_hash_complete: bool) -> Self {
         // Something is kept by every compaction: at its revision stands a put or a tombstone.
-        let hasher = Hasher::new(previous, target, true);
+        let hasher = Hasher::new(previous, target, false);
         Job {
             target,
             applied_index,
@@ -131,7 +131,7 @@ impl Shared {
         for records in slice.chunks(CHANGES) {
             let store = self.store.read();
             for record in records {
-                job.hasher.add(record, || is_found(&store.index, record, job.target));
+                job.hasher.add(record, &store.index);
                 let entry = store.index.get(record.key());
                 if !entry.is_some_and(|entry| entry.survives(record.version, job.target)) {
                     dropped.push(record);

@@ -110,23 +110,29 @@ pub(crate) struct Hasher {
     crc: u32,
     compacted: i64,
     revision: i64,
-    /// Whether any key exists at `revision`. If none does, etcd hashes all records that are there.
-    has_kept: bool,
+    /// Of the records up to the compaction those count that a read at this revision finds.
+    found_at: i64,
 }
 
 impl Hasher {
-    pub(crate) fn new(compacted: i64, revision: i64, has_kept: bool) -> Self {
-        Hasher { crc: crc32c::crc32c(Bucket::Key.name().as_bytes()), compacted, revision, has_kept }
+    /// `is_empty` tells that no key exists at `revision`. Then etcd counts every record that is there, which means
+    /// what a finished compaction has left: the keys as of the compaction.
+    pub(crate) fn new(compacted: i64, revision: i64, is_empty: bool) -> Self {
+        Hasher {
+            crc: crc32c::crc32c(Bucket::Key.name().as_bytes()),
+            compacted,
+            revision,
+            found_at: if is_empty { compacted } else { revision },
+        }
     }
 
-    /// Adds the next record. `is_newest` tells whether a read at the hashed revision would find it; it is asked only
-    /// for records at or below the compaction.
-    pub(crate) fn add(&mut self, record: &StoredRecord, is_newest: impl FnOnce() -> bool) {
+    /// Adds the next record. The index must hold every version that a read at or above the compaction finds.
+    pub(crate) fn add(&mut self, record: &StoredRecord, index: &Index) {
         let version = record.version;
         if version.main == self.compacted && version.is_tombstone {
             return;
         }
-        if version.main <= self.compacted && self.has_kept && !is_newest() {
+        if version.main <= self.compacted && !is_found(index, record, self.found_at) {
             return;
         }
         self.crc = crc32c::crc32c_append(self.crc, record.record_key().as_bytes());
@@ -144,7 +150,7 @@ impl Hasher {
 }
 
 /// Whether a read at main revision `at` finds this record. A tombstone is never found.
-pub(crate) fn is_found(index: &Index, record: &StoredRecord, at: i64) -> bool {
+fn is_found(index: &Index, record: &StoredRecord, at: i64) -> bool {
     !record.version.is_tombstone
         && index.get(record.key()).is_some_and(|entry| entry.at(at) == Some(record.version))
 }
@@ -171,7 +177,7 @@ impl Shared {
             return Err(Rejection::FutureRevision { requested, current }.into());
         }
         let revision = if requested == 0 { current } else { requested };
-        let mut hasher = Hasher::new(compacted, revision, self.has_key_at(revision));
+        let mut hasher = Hasher::new(compacted, revision, !self.has_key_at(revision));
         let mut next = Revision::default();
         loop {
             let (records, is_end) = stored_records(&*backend, next, revision.min(flushed), SLICE)?;
@@ -189,9 +195,8 @@ impl Shared {
 
     fn add(&self, hasher: &mut Hasher, records: &[StoredRecord]) {
         let store = self.store.read();
-        let revision = hasher.revision;
         for record in records {
-            hasher.add(record, || is_found(&store.index, record, revision));
+            hasher.add(record, &store.index);
         }
     }
 

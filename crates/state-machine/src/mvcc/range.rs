@@ -221,11 +221,15 @@ impl<'r> Scan<'r> {
             return;
         }
         let is_newest = version == entry.newest;
-        let numbers = is_newest.then_some((entry.create, entry.version));
         let source = match self.show {
             Show::Keys if is_newest => self.buffer_key(key, entry),
             Show::Meta | Show::Count if is_newest => Source::Stored,
             _ => store.locate(entry, version).map_or(Source::Stored, Source::Encoded),
+        };
+        let numbers = match &source {
+            _ if is_newest => Some((entry.create, entry.version)),
+            Source::Encoded(bytes) => KeyValue::decode(bytes).map(|kv| (kv.create_revision, kv.version)),
+            Source::Buffer { .. } | Source::Stored => None,
         };
         self.items.push(Item { version, numbers, source });
     }

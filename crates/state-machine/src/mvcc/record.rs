@@ -48,9 +48,9 @@ mod tests {
 
     #[test]
     fn the_key_is_found_in_the_encoded_value() {
-        for key in [&b"k"[..], &[7; 127], &[7; 128], &[7; 20_000]] {
+        for key in [vec![1], vec![7; 127], vec![7; 128], vec![7; 20_000]] {
             let kv = KeyValue {
-                key: key.to_vec().into(),
+                key: key.clone().into(),
                 value: "v".into(),
                 version: 1,
                 ..Default::default()
