@@ -90,8 +90,11 @@ impl Watcher {
         }
     }
 
-    /// Asks how far the watches are. The answer has id -1, no events, and comes once none of them lags behind.
+    /// Asks how far the watches are, if there are any. The answer has id -1, no events, and comes once none of them lags behind.
     pub async fn request_progress(&mut self) {
+        if self.watches.is_empty() {
+            return;
+        }
         if self.stream.is_some() {
             self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
         } else {
@@ -328,6 +331,16 @@ mod tests {
             watcher.note(WatchResponse { canceled: true, ..reply(2, 10) }).is_none(),
             "canceled twice"
         );
+    }
+
+    #[tokio::test]
+    async fn progress_is_asked_for_once_there_is_a_stream() {
+        let mut nothing = watcher(&[]).await;
+        nothing.request_progress().await;
+        assert_eq!(nothing.progress_requests, 0, "there is nothing to be told about");
+        let mut waiting = watcher(&[0]).await;
+        waiting.request_progress().await;
+        assert_eq!(waiting.progress_requests, 1);
     }
 
     #[test]
