@@ -304,8 +304,13 @@ impl NodeHandle {
 
     /// Stands for election, when Raft lets it.
     pub(crate) fn campaign(&self) {
-        self.shared.raft.lock().campaign();
-        self.shared.proposals.kick();
+        let mut raft = self.shared.raft.lock();
+        // A member that has not applied what is committed may not know the members yet.
+        if raft.applied_index() == raft.commit_index() {
+            raft.campaign();
+            drop(raft);
+            self.shared.proposals.kick();
+        }
     }
 
     /// Notes what the hub of a client thread counts.
