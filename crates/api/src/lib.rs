@@ -10,6 +10,7 @@ macro_rules! package {
         #[doc = $doc]
         #[allow(
             clippy::all,
+            clippy::allow_attributes_without_reason,
             clippy::pedantic,
             missing_docs,
             rustdoc::all,
