@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb::Entry;
-use retcd_state_machine::backend::{Backend, MemoryBackend};
+use retcd_state_machine::backend::{Backend, Batch, MemoryBackend};
+use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
 use retcd_state_machine::{Config, StateMachine};
 
 const KEYS: u64 = 100_000;
@@ -54,6 +55,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!("overwrites: {:.0} ns a put", nanos(spent) / nanos_divisor(since_compaction));
+    let everything =
+        pb::RangeRequest { key: "/".into(), range_end: "\0".into(), ..Default::default() };
+    let start = Instant::now();
+    let bytes = reader.range(&everything)?.body.len();
+    println!(
+        "range of all: {:.0} ns a key, {bytes} bytes",
+        nanos(start.elapsed()) / nanos_divisor(KEYS)
+    );
+    open()
+}
+
+/// What a restart costs: a million keys, read back.
+fn open() -> Result<(), Box<dyn std::error::Error>> {
+    const RECORDS: i64 = 1_000_000;
+    let backend = MemoryBackend::new();
+    let mut batch = Batch::default();
+    for number in 0..RECORDS {
+        let revision = Revision::new(number + 2, 0);
+        let key = format!("/registry/pods/namespace-{:04}/pod-{number:012}", number * 7 % 997);
+        let kv = KeyValue {
+            key: key.as_bytes(),
+            create_revision: revision.main,
+            mod_revision: revision.main,
+            version: 1,
+            value: &[b'v'; 256],
+            lease: 0,
+        };
+        batch.records.push((RecordKey::new(revision, false), kv.to_encoded(&mut Vec::new())));
+    }
+    backend.commit(&batch)?;
+    drop(batch);
+    let start = Instant::now();
+    let machine = StateMachine::open(Arc::new(backend), Config::default())?;
+    println!("open {} keys: {:?}", machine.reader().keys(), start.elapsed());
     Ok(())
 }
 

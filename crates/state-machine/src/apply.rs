@@ -15,7 +15,7 @@ use crate::check::charge;
 use crate::flush::meta_change;
 use crate::lease::{GrantError, Lessor};
 use crate::machine::{Applied, Response};
-use crate::mvcc::range::{Query, View, read_revision};
+use crate::mvcc::range::{Query, read_revision};
 use crate::mvcc::write::{Writer, fault};
 use crate::mvcc::{KeyRange, RecordKey, Revision, txn};
 use crate::rejection::Rejection;
@@ -221,7 +221,7 @@ impl Applier<'_> {
             let query = Query::new(request);
             let mut scan = query.scan(at);
             scan.step(self.store, usize::MAX);
-            query.answer(scan, &*self.store.backend(), &mut body).map_err(fault)?;
+            query.answer(scan, &*self.store, &mut body).map_err(fault)?;
         }
         Ok(Ok(Response { revision, body }))
     }

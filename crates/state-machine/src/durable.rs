@@ -3,7 +3,6 @@
 use retcd_api::raftpb::ConfState;
 
 use crate::backend::Failure;
-use crate::mvcc::range::View as _;
 use crate::open::{number, parse_conf_state};
 use crate::reader::Reader;
 use crate::schema::{Bucket, meta};
@@ -20,7 +19,9 @@ impl Reader {
     /// Reads it back from the backend. `None` before the first flush, or before Raft has members.
     pub fn durable_state(&self) -> Result<Option<DurableState>, Failure> {
         let backend = self.backend();
-        let Some(conf_state) = backend.get(Bucket::Meta, meta::CONF_STATE)? else { return Ok(None) };
+        let Some(conf_state) = backend.get(Bucket::Meta, meta::CONF_STATE)? else {
+            return Ok(None);
+        };
         Ok(Some(DurableState {
             index: number(&*backend, meta::CONSISTENT_INDEX)?,
             term: number(&*backend, meta::TERM)?,

@@ -170,8 +170,9 @@ impl StateMachine {
     pub fn install(&mut self, backend: Arc<dyn Backend>) -> Result<(), Failure> {
         let size = backend.size()?;
         let mut lessor = Lessor::new(self.shared.config.lease.clone());
-        let state = open(backend, &self.shared.config, &mut lessor)?;
+        let mut state = open(backend, &self.shared.config, &mut lessor)?;
         let mut store = self.shared.store.write();
+        state.generation = store.generation + 1;
         *self.shared.lessor.lock() = lessor;
         *self.shared.hashes.lock() = Hashes::default();
         let old = std::mem::replace(&mut *store, state);

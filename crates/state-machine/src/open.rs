@@ -64,6 +64,7 @@ pub(crate) fn open(
         alarms: stored_alarms(&*backend)?,
         cached_bytes,
         scratch: Vec::new(),
+        generation: 0,
         backend,
     })
 }

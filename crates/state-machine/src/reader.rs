@@ -17,6 +17,7 @@ use crate::flush::Flush;
 use crate::lease::Lessor;
 use crate::machine::Response;
 use crate::mvcc::range::{Halt, Query, Scan, Show, View, read_revision};
+use crate::mvcc::write::fault;
 use crate::mvcc::{
     CompactionStep, HashKv, KeyRange, RangeStream, Record, RecordKey, Revision, txn,
 };
@@ -112,6 +113,10 @@ impl Reader {
         self.shared.gauges.raft_term.store(term, Ordering::Relaxed);
     }
 
+    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.shared.store.read().backend)
+    }
+
     /// The leases. Never call a method of this reader while holding the guard.
     pub fn lessor(&self) -> MutexGuard<'_, Lessor> {
         self.shared.lessor.lock()
@@ -131,13 +136,13 @@ impl Shared {
 impl Reader {
     pub fn range(&self, request: &pb::RangeRequest) -> Result<Response, ReadError> {
         let query = Query::new(request);
-        self.at_one_revision(|current, compacted| {
-            let at = read_revision(request.revision, current, compacted)?;
+        self.at_one_revision(|view| {
+            let at = read_revision(request.revision, view.current, view.compacted)?;
             let mut scan = query.scan(at);
-            self.scan(&mut scan)?;
+            view.scan(&mut scan)?;
             let mut body = Vec::new();
-            query.answer(scan, &*self.backend(), &mut body)?;
-            Ok(Response { revision: current, body })
+            query.answer(scan, view, &mut body)?;
+            Ok(Response { revision: view.current, body })
         })
     }
 
@@ -147,57 +152,72 @@ impl Reader {
         request: &pb::RangeRequest,
         chunk_bytes: usize,
     ) -> Result<RangeStream, ReadError> {
-        let (current, compacted) = self.revisions();
-        let at = read_revision(request.revision, current, compacted)?;
-        Ok(RangeStream::new(self.clone(), request, chunk_bytes, current, at))
+        let view = self.pin();
+        let at = read_revision(request.revision, view.current, view.compacted)?;
+        Ok(RangeStream::new(view, request, chunk_bytes, at))
     }
 
     /// A transaction for which [`check::is_read_only`](crate::check::is_read_only) holds.
     pub fn txn_read_only(&self, request: &pb::TxnRequest) -> Result<Response, ReadError> {
-        self.at_one_revision(|current, compacted| {
-            let body = txn::read_only(self, current, compacted, request)?;
-            Ok(Response { revision: current, body })
+        self.at_one_revision(|view| {
+            let body = txn::read_only(view, view.current, view.compacted, request)?;
+            Ok(Response { revision: view.current, body })
         })
     }
 
-    /// Reads at the current revision, and again at a newer one when a compaction was faster.
+    /// Reads at the current revision, and again at a newer one when that was overtaken.
     fn at_one_revision<T>(
         &self,
-        read: impl Fn(i64, i64) -> Result<T, Halt>,
+        read: impl Fn(&Pinned) -> Result<T, Halt>,
     ) -> Result<T, ReadError> {
         loop {
-            let (current, compacted) = self.revisions();
-            match read(current, compacted) {
+            let view = self.pin();
+            match read(&view) {
                 Ok(value) => return Ok(value),
                 Err(Halt::Rejected(rejection)) => return Err(rejection.into()),
-                Err(Halt::Failed(failure)) => return Err(failure.into()),
                 Err(Halt::Overtaken) => {}
-                Err(Halt::Missing(revision)) => {
-                    if self.compacted_revision() <= compacted {
-                        let Revision { main, sub } = revision;
-                        return Err(Failure::new(format!(
-                            "the record of revision {main}.{sub} is missing"
-                        ))
-                        .into());
-                    }
-                }
+                Err(Halt::Missing(_)) if view.compacted_now() > view.compacted => {}
+                Err(halt @ (Halt::Failed(_) | Halt::Missing(_))) => return Err(fault(halt).into()),
             }
         }
     }
 
-    /// The current and the compacted revision, as of one moment.
-    fn revisions(&self) -> (i64, i64) {
+    fn pin(&self) -> Pinned {
         let store = self.shared.store.read();
-        (store.revision, store.compacted)
+        Pinned {
+            shared: Arc::clone(&self.shared),
+            generation: store.generation,
+            current: store.revision,
+            compacted: store.compacted,
+        }
     }
 }
 
-/// Scans go in slices, between which others get the lock and the store moves on.
-impl View for Reader {
+/// The state as of one moment, of a store that moves on: scans go in slices, between which others get the lock.
+pub(crate) struct Pinned {
+    shared: Arc<Shared>,
+    generation: u64,
+    current: i64,
+    compacted: i64,
+}
+
+impl Pinned {
+    /// The newest revision at that moment.
+    pub(crate) fn current(&self) -> i64 {
+        self.current
+    }
+
+    /// The last compaction, as of now.
+    pub(crate) fn compacted_now(&self) -> i64 {
+        self.shared.store.read().compacted
+    }
+}
+
+impl View for Pinned {
     fn scan(&self, scan: &mut Scan<'_>) -> Result<(), Halt> {
         loop {
             let store = self.shared.store.read();
-            if store.compacted > scan.at() {
+            if store.compacted > scan.at() || store.generation != self.generation {
                 return Err(Halt::Overtaken);
             }
             if scan.step(&store, SLICE) {
@@ -206,8 +226,9 @@ impl View for Reader {
         }
     }
 
-    fn backend(&self) -> Arc<dyn Backend> {
-        self.shared.store.read().backend()
+    fn backend(&self) -> Result<Arc<dyn Backend>, Halt> {
+        let store = self.shared.store.read();
+        if store.generation == self.generation { store.backend() } else { Err(Halt::Overtaken) }
     }
 }
 
@@ -249,13 +270,14 @@ impl History for Reader {
     }
 
     fn value_at(&self, key: &[u8], main: i64) -> Result<Option<Encoded>, Failure> {
-        let read = self.at_one_revision(|current, compacted| {
-            if main < compacted || main < 1 {
+        let read = self.at_one_revision(|view| {
+            if main < view.compacted || main < 1 {
                 return Ok(None);
             }
-            let mut scan = Scan::new(KeyRange::new(key, b""), main.min(current), Show::Records);
-            self.scan(&mut scan)?;
-            scan.fetch(&*self.backend(), |_| true)?;
+            let mut scan =
+                Scan::new(KeyRange::new(key, b""), main.min(view.current), Show::Records);
+            view.scan(&mut scan)?;
+            scan.fetch(view, |_| true)?;
             Ok(scan.into_records().pop())
         });
         read.map_err(|error| match error {
@@ -322,7 +344,7 @@ impl Reader {
             return Err(Failure::new("a key of bucket `key` is no revision").into());
         }
         // Asked last: nothing that was read may have been thinned out by a compaction meanwhile.
-        let compacted = self.revisions().1;
+        let compacted = self.shared.store.read().compacted;
         if first < compacted {
             return Err(HistoryError::Compacted(compacted));
         }

@@ -26,6 +26,8 @@ pub(crate) const SLICE: usize = 128;
 /// The state of one member.
 pub(crate) struct Store {
     pub(crate) backend: Arc<dyn Backend>,
+    /// Goes up when a received state replaces this one.
+    pub(crate) generation: u64,
     pub(crate) index: Index,
     pub(crate) tail: Tail,
     pub(crate) pending: Pending,

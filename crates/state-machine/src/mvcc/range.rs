@@ -24,7 +24,7 @@ use crate::store::Store;
 pub(crate) enum Halt {
     Rejected(Rejection),
     Failed(Failure),
-    /// A compaction went past the revision that is being read.
+    /// A compaction went past the revision that is being read, or the whole state was replaced.
     Overtaken,
     /// The disk does not hold a record that the index names: overtaken, or damaged.
     Missing(Revision),
@@ -47,7 +47,8 @@ pub(crate) trait View {
     /// Runs a scan to its end.
     fn scan(&self, scan: &mut Scan<'_>) -> Result<(), Halt>;
 
-    fn backend(&self) -> Arc<dyn Backend>;
+    /// Where the records of this state are that memory does not hold.
+    fn backend(&self) -> Result<Arc<dyn Backend>, Halt>;
 }
 
 impl View for Store {
@@ -56,8 +57,8 @@ impl View for Store {
         Ok(())
     }
 
-    fn backend(&self) -> Arc<dyn Backend> {
-        Arc::clone(&self.backend)
+    fn backend(&self) -> Result<Arc<dyn Backend>, Halt> {
+        Ok(Arc::clone(&self.backend))
     }
 }
 
@@ -228,7 +229,9 @@ impl<'r> Scan<'r> {
         };
         let numbers = match &source {
             _ if is_newest => Some((entry.create, entry.version)),
-            Source::Encoded(bytes) => KeyValue::decode(bytes).map(|kv| (kv.create_revision, kv.version)),
+            Source::Encoded(bytes) => {
+                KeyValue::decode(bytes).map(|kv| (kv.create_revision, kv.version))
+            }
             Source::Buffer { .. } | Source::Stored => None,
         };
         self.items.push(Item { version, numbers, source });
@@ -250,7 +253,7 @@ impl<'r> Scan<'r> {
     /// Reads from disk what the memory does not hold, of the items that `wanted` chooses.
     pub(crate) fn fetch(
         &mut self,
-        backend: &dyn Backend,
+        view: &impl View,
         wanted: impl Fn(&Item) -> bool,
     ) -> Result<(), Halt> {
         let mut stored: Vec<&mut Item> = self
@@ -263,7 +266,7 @@ impl<'r> Scan<'r> {
         }
         let keys: Vec<_> =
             stored.iter().map(|item| RecordKey::new(item.version.revision(), false)).collect();
-        backend.get_records(&keys, &mut |position, value| {
+        view.backend()?.get_records(&keys, &mut |position, value| {
             if let Some(value) = value {
                 stored[position].source = Source::Encoded(value.into());
             }
@@ -414,11 +417,11 @@ impl<'r> Query<'r> {
     pub(crate) fn answer(
         &self,
         mut scan: Scan<'_>,
-        backend: &dyn Backend,
+        view: &impl View,
         out: &mut Vec<u8>,
     ) -> Result<(), Halt> {
-        let is_more = self.arrange(&mut scan, backend)?;
-        scan.fetch(backend, |_| true)?;
+        let is_more = self.arrange(&mut scan, view)?;
+        scan.fetch(view, |_| true)?;
         self.encode(&scan, out)?;
         kv::put_int64(3, i64::from(is_more), out);
         kv::put_int64(4, scan.count.cast_signed(), out);
@@ -426,35 +429,35 @@ impl<'r> Query<'r> {
     }
 
     /// Filters, sorts and cuts. Returns whether something was cut off.
-    fn arrange(&self, scan: &mut Scan<'_>, backend: &dyn Backend) -> Result<bool, Halt> {
+    fn arrange(&self, scan: &mut Scan<'_>, view: &impl View) -> Result<bool, Halt> {
         if !(self.mod_revisions.is_any() && self.create_revisions.is_any()) {
-            scan.fetch(backend, |item| !item.has_numbers())?;
+            scan.fetch(view, |item| !item.has_numbers())?;
             scan.items.retain(|item| {
                 self.mod_revisions.contains(item.mod_revision())
                     && self.create_revisions.contains(item.create_revision())
             });
         }
-        self.sort(scan, backend)?;
+        self.sort(scan, view)?;
         let is_more = scan.items.len() > self.limit;
         scan.items.truncate(self.limit);
         Ok(is_more)
     }
 
     /// Equal items keep key order, in both directions.
-    pub(crate) fn sort(&self, scan: &mut Scan<'_>, backend: &dyn Backend) -> Result<(), Halt> {
+    pub(crate) fn sort(&self, scan: &mut Scan<'_>, view: &impl View) -> Result<(), Halt> {
         let is_descending = self.order == SortOrder::Descend;
         match self.target {
             SortTarget::Key if is_descending => scan.items.reverse(),
             SortTarget::Key => {}
             SortTarget::Mod => sort_by_number(&mut scan.items, is_descending, Item::mod_revision),
             SortTarget::Create | SortTarget::Version => {
-                scan.fetch(backend, |item| !item.has_numbers())?;
+                scan.fetch(view, |item| !item.has_numbers())?;
                 let by_create = self.target == SortTarget::Create;
                 let number = if by_create { Item::create_revision } else { Item::version };
                 sort_by_number(&mut scan.items, is_descending, number);
             }
             SortTarget::Value => {
-                scan.fetch(backend, |_| true)?;
+                scan.fetch(view, |_| true)?;
                 sort_by_value(scan, is_descending)?;
             }
         }

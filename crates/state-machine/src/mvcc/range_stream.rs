@@ -6,7 +6,7 @@ use super::key_range::KeyRange;
 use super::kv;
 use super::range::{Halt, Query, Scan, Show, View, decode};
 use crate::machine::Response;
-use crate::reader::{ReadError, Reader};
+use crate::reader::{Pinned, ReadError};
 use crate::rejection::Rejection;
 
 /// Keys of the first chunk; later ones adapt to their size.
@@ -23,10 +23,8 @@ pub struct Chunk {
 
 /// The chunks of one streamed range. Writes after its start are invisible; a compaction above its revision ends it.
 pub struct RangeStream {
-    reader: Reader,
+    view: Pinned,
     request: RangeRequest,
-    /// `header.revision`: the store's when the stream began.
-    header_revision: i64,
     /// Main revision of all chunks.
     at: i64,
     /// The first key of the next chunk. `None` when all is said.
@@ -47,24 +45,15 @@ struct Piece {
 }
 
 impl RangeStream {
-    pub(crate) fn new(
-        reader: Reader,
-        request: &RangeRequest,
-        chunk_bytes: usize,
-        header_revision: i64,
-        at: i64,
-    ) -> Self {
+    pub(crate) fn new(view: Pinned, request: &RangeRequest, chunk_bytes: usize, at: i64) -> Self {
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
         RangeStream {
-            reader,
-            header_revision,
+            view,
             at,
             next: Some(request.key.to_vec()),
             chunk_bytes,
             chunk_keys: FIRST_CHUNK,
-            left: usize::try_from(request.limit)
-                .ok()
-                .filter(|limit| *limit > 0)
-                .unwrap_or(usize::MAX),
+            left: limit.unwrap_or(usize::MAX),
             sent: 0,
             request: request.clone(),
         }
@@ -82,7 +71,7 @@ impl RangeStream {
         match piece.next {
             Some(next) if self.left > 0 => {
                 self.next = Some(next);
-                let response = Response { revision: self.header_revision, body: piece.body };
+                let response = Response { revision: self.view.current(), body: piece.body };
                 Ok(Chunk { response, is_last: false })
             }
             Some(next) => {
@@ -95,21 +84,20 @@ impl RangeStream {
 
     /// Up to `keys` keys. Other targets than the key are sorted within the piece only.
     fn piece(&self, from: &[u8], keys: usize) -> Result<Piece, Halt> {
-        let backend = self.reader.backend();
         let query = Query::new(&self.request);
         let mut scan =
             Scan::new(self.rest(from), self.at, query.show()).take(keys.saturating_add(1));
-        self.reader.scan(&mut scan)?;
+        self.view.scan(&mut scan)?;
         let is_more = scan.items.len() > keys;
         scan.items.truncate(keys);
-        scan.fetch(&*backend, |_| true)?;
+        scan.fetch(&self.view, |_| true)?;
         let mut next = None;
         if is_more && let Some(last) = scan.items.last() {
             let mut key = decode(scan.bytes(last))?.key.to_vec();
             key.push(0);
             next = Some(key);
         }
-        query.sort(&mut scan, &*backend)?;
+        query.sort(&mut scan, &self.view)?;
         let mut body = Vec::new();
         query.encode(&scan, &mut body)?;
         Ok(Piece { body, keys: scan.items.len(), next })
@@ -118,7 +106,7 @@ impl RangeStream {
     /// How many keys there are from `from` on.
     fn count_from(&self, from: &[u8]) -> Result<u64, Halt> {
         let mut scan = Scan::new(self.rest(from), self.at, Show::Count).counting();
-        self.reader.scan(&mut scan)?;
+        self.view.scan(&mut scan)?;
         Ok(scan.count)
     }
 
@@ -129,7 +117,7 @@ impl RangeStream {
     fn last_chunk(&self, mut body: Vec<u8>, is_more: bool, count: u64) -> Chunk {
         kv::put_int64(3, i64::from(is_more), &mut body);
         kv::put_int64(4, count.cast_signed(), &mut body);
-        Chunk { response: Response { revision: self.header_revision, body }, is_last: true }
+        Chunk { response: Response { revision: self.view.current(), body }, is_last: true }
     }
 
     /// Doubles chunks that are far smaller than wanted, halves those that are far larger.
@@ -151,7 +139,7 @@ impl Iterator for RangeStream {
             Ok(chunk) => return Some(Ok(chunk)),
             Err(halt) => halt,
         };
-        let compacted = self.reader.compacted_revision();
+        let compacted = self.view.compacted_now();
         Some(Err(match halt {
             Halt::Rejected(rejection) => rejection.into(),
             Halt::Overtaken => Rejection::Compacted { requested: self.at, compacted }.into(),

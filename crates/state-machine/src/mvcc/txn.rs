@@ -70,7 +70,7 @@ fn holds(view: &impl View, at: i64, compare: &pb::Compare) -> Result<bool, Halt>
     }
     match target {
         Some(CompareTarget::Value | CompareTarget::Lease) => {
-            scan.fetch(&*view.backend(), |_| true)?;
+            scan.fetch(view, |_| true)?;
             for record in scan.into_records() {
                 let kv = decode(&record)?;
                 let order = match target {
@@ -84,7 +84,7 @@ fn holds(view: &impl View, at: i64, compare: &pb::Compare) -> Result<bool, Halt>
             Ok(true)
         }
         Some(CompareTarget::Version | CompareTarget::Create | CompareTarget::Mod) | None => {
-            scan.fetch(&*view.backend(), |item| !item.has_numbers())?;
+            scan.fetch(view, |item| !item.has_numbers())?;
             Ok(scan.items.iter().all(|item| {
                 let found = match target {
                     Some(CompareTarget::Version) => item.version(),
@@ -271,7 +271,7 @@ fn range(
     let at = if request.revision > 0 { request.revision } else { current };
     let mut scan = query.scan(at);
     view.scan(&mut scan)?;
-    query.answer(scan, &*view.backend(), out)
+    query.answer(scan, view, out)
 }
 
 /// Puts a key that [`check_put`] let pass, and appends `PutResponse` without header.

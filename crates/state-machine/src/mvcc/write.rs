@@ -1,6 +1,7 @@
 //! Puts and deletes of one request: they share a revision and are numbered by sub revisions.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use retcd_btree::Slot;
@@ -10,7 +11,7 @@ use super::key_range::KeyRange;
 use super::kv::KeyValue;
 use super::range::{Halt, Scan, Show, View, bounds};
 use super::{Record, Revision};
-use crate::backend::{Encoded, Failure};
+use crate::backend::{Backend, Encoded, Failure};
 use crate::lease::Lessor;
 use crate::store::Store;
 
@@ -54,7 +55,7 @@ impl<'a> Writer<'a> {
     pub(crate) fn records(&self, range: KeyRange<'_>) -> Result<Vec<Encoded>, Failure> {
         let mut scan = Scan::new(range, self.reached(), Show::Records);
         scan.step(self.store, usize::MAX);
-        scan.fetch(&*self.store.backend, |_| true).map_err(fault)?;
+        scan.fetch(self, |_| true).map_err(fault)?;
         Ok(scan.into_records())
     }
 
@@ -179,7 +180,7 @@ impl View for Writer<'_> {
         self.store.scan(scan)
     }
 
-    fn backend(&self) -> std::sync::Arc<dyn crate::backend::Backend> {
+    fn backend(&self) -> Result<Arc<dyn Backend>, Halt> {
         self.store.backend()
     }
 }

@@ -221,7 +221,7 @@ impl World {
                 self.propose(expected, |request| request.put = Some(put));
             }
             Step::Delete(delete) => {
-                let expected = self.model.delete(&delete);
+                let expected = Ok(self.model.delete(&delete));
                 self.propose(expected, |request| request.delete_range = Some(delete));
             }
             Step::Txn(txn) => {

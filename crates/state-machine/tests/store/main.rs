@@ -6,6 +6,7 @@
     reason = "where a test is wrong it may fail"
 )]
 
+mod concurrent;
 mod histories;
 mod member;
 mod model;

@@ -187,9 +187,9 @@ impl Model {
     pub(crate) fn delete(
         &mut self,
         request: &pb::DeleteRangeRequest,
-    ) -> Answer<pb::DeleteRangeResponse> {
+    ) -> (i64, pb::DeleteRangeResponse) {
         let response = self.do_delete(request);
-        Ok(self.finish(response))
+        self.finish(response)
     }
 
     fn do_delete(&mut self, request: &pb::DeleteRangeRequest) -> pb::DeleteRangeResponse {
