@@ -17,6 +17,7 @@ use retcd_storage::data_dir::DataDir;
 use retcd_storage::fs::{Fs, RealFs};
 use retcd_storage::snapshot::Snapshots;
 use retcd_storage::wal::{self, EntryRef, Wal};
+use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
 use crate::config::Config;
@@ -199,52 +200,31 @@ fn first_eight_bytes(hash: Sha1) -> u64 {
 
 /// The membership in the shape of etcd's old store, as it stands in `.snap` files for peers and other tools.
 pub(crate) fn membership_json(reader: &Reader) -> Vec<u8> {
-    let value = |path: String, value: String| node(&path, value, None);
-    let mut members = serde_json::Map::new();
-    for member in reader.members() {
-        let id = format!("{:x}", member.id);
-        let path = format!("/0/members/{id}");
-        let mut raft =
-            serde_json::Map::from_iter([("peerURLs".to_owned(), member.peer_urls.into())]);
-        if member.is_learner {
-            raft.insert("isLearner".to_owned(), true.into());
-        }
-        let mut attributes = serde_json::Map::new();
-        if !member.name.is_empty() {
-            attributes.insert("name".to_owned(), member.name.into());
-        }
-        if !member.client_urls.is_empty() {
-            attributes.insert("clientURLs".to_owned(), member.client_urls.into());
-        }
-        let children = [
-            ("attributes", serde_json::Value::from(attributes)),
-            ("raftAttributes", serde_json::Value::from(raft)),
-        ]
-        .map(|(name, json)| (name.to_owned(), value(format!("{path}/{name}"), json.to_string())));
-        members.insert(id, node(&path, String::new(), Some(serde_json::Map::from_iter(children))));
-    }
-    let removed = reader
-        .removed_members()
+    let members = reader
+        .members()
         .into_iter()
-        .map(|id| (format!("{id:x}"), value(format!("/0/removed_members/{id:x}"), String::new())));
-    let mut cluster = serde_json::Map::from_iter([
-        ("members".to_owned(), node("/0/members", String::new(), Some(members))),
-        (
-            "removed_members".to_owned(),
-            node("/0/removed_members", String::new(), Some(removed.collect())),
-        ),
-    ]);
+        .map(|member| (format!("{:x}", member.id), member_node(&member)));
+    let removed = reader.removed_members().into_iter().map(|id| {
+        let id = format!("{id:x}");
+        let node = leaf(&format!("/0/removed_members/{id}"), "");
+        (id, node)
+    });
+    let mut cluster = vec![
+        ("members".to_owned(), directory("/0/members", members)),
+        ("removed_members".to_owned(), directory("/0/removed_members", removed)),
+    ];
     if let Some(version) = reader.cluster_version() {
-        cluster.insert("version".to_owned(), value("/0/version".to_owned(), version));
+        cluster.push(("version".to_owned(), leaf("/0/version", &version)));
     }
-    let root = serde_json::Map::from_iter([
-        ("0".to_owned(), node("/0", String::new(), Some(cluster))),
-        ("1".to_owned(), node("/1", String::new(), Some(serde_json::Map::new()))),
-    ]);
-    let store = serde_json::json!({
-        "Root": node("/", String::new(), Some(root)),
-        "WatcherHub": {"EventHistory": {"Queue": {"Events": null, "Size": 0, "Front": 0, "Back": 0, "Capacity": 1000},
-                       "StartIndex": 0, "LastIndex": 0}},
+    let root = [("0".to_owned(), directory("/0", cluster)), ("1".to_owned(), directory("/1", []))];
+    let events = json!({
+        "Queue": {"Events": null, "Size": 0, "Front": 0, "Back": 0, "Capacity": 1000},
+        "StartIndex": 0,
+        "LastIndex": 0,
+    });
+    let store = json!({
+        "Root": directory("/", root),
+        "WatcherHub": {"EventHistory": events},
         "CurrentIndex": 0,
         "Stats": {},
         "CurrentVersion": 2,
@@ -252,14 +232,44 @@ pub(crate) fn membership_json(reader: &Reader) -> Vec<u8> {
     store.to_string().into_bytes()
 }
 
-fn node(
-    path: &str,
-    value: String,
-    children: Option<serde_json::Map<String, serde_json::Value>>,
-) -> serde_json::Value {
-    serde_json::json!({
-        "Path": path, "CreatedIndex": 0, "ModifiedIndex": 0, "ExpireTime": "0001-01-01T00:00:00Z",
-        "Value": value, "Children": children,
+fn member_node(member: &Member) -> Value {
+    let path = format!("/0/members/{:x}", member.id);
+    let mut raft = json!({"peerURLs": member.peer_urls});
+    if member.is_learner {
+        raft["isLearner"] = true.into();
+    }
+    let mut attributes = json!({});
+    if !member.name.is_empty() {
+        attributes["name"] = member.name.clone().into();
+    }
+    if !member.client_urls.is_empty() {
+        attributes["clientURLs"] = member.client_urls.clone().into();
+    }
+    let children = [("attributes", attributes), ("raftAttributes", raft)];
+    let children = children.map(|(name, json)| {
+        let node = leaf(&format!("{path}/{name}"), &json.to_string());
+        (name.to_owned(), node)
+    });
+    directory(&path, children)
+}
+
+fn leaf(path: &str, value: &str) -> Value {
+    node(path, value, Value::Null)
+}
+
+fn directory(path: &str, children: impl IntoIterator<Item = (String, Value)>) -> Value {
+    node(path, "", Value::Object(children.into_iter().collect()))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the macro takes the children over")]
+fn node(path: &str, value: &str, children: Value) -> Value {
+    json!({
+        "Path": path,
+        "CreatedIndex": 0,
+        "ModifiedIndex": 0,
+        "ExpireTime": "0001-01-01T00:00:00Z",
+        "Value": value,
+        "Children": children,
     })
 }
 

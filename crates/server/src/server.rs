@@ -77,7 +77,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     let member = Member::start(config)?;
     let signal = runtime.block_on(member.serve(clients, operators))?;
     drop(runtime);
-    member.stop()?;
+    member.stop();
     signal::end_by(signal);
     Ok(())
 }
@@ -282,7 +282,7 @@ impl Member {
             match outcome {
                 Ok(()) | Err(RpcError::Stopped) => return,
                 Err(error) => {
-                    tracing::warn!(%error, ?request, "a request of the member itself failed, trying again")
+                    tracing::warn!(%error, ?request, "a request of the member itself failed, trying again");
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -323,20 +323,19 @@ impl Member {
             services: self.services.clone(),
             settings: Arc::new(settings),
             handles: handles.clone(),
-            connections: connections.clone(),
+            tracker: connections.clone(),
             stop: self.stops.streams.clone(),
             next: 0,
         }
     }
 
     /// Ends the node's threads: what was accepted is carried out and written.
-    fn stop(self) -> Result<(), Error> {
+    fn stop(self) {
         self.services.node.close();
         let _ = self.commit_thread.join();
         self.services.node.stop_storage();
         let _ = self.storage_thread.join();
         tracing::info!(name = self.config.name, data_dir = %self.config.data_dir.display(), "closed etcd server");
-        Ok(())
     }
 }
 
@@ -345,7 +344,7 @@ struct Connections {
     services: Arc<Services>,
     settings: Arc<connection::Settings>,
     handles: Arc<[Handle]>,
-    connections: TaskTracker,
+    tracker: TaskTracker,
     stop: CancellationToken,
     /// The client thread that gets the next connection.
     next: usize,
@@ -367,7 +366,7 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
         connections.next = (connections.next + 1) % connections.handles.len();
         let (services, settings) = (connections.services.clone(), connections.settings.clone());
         let stop = connections.stop.clone();
-        connections.connections.spawn_on(
+        connections.tracker.spawn_on(
             async move {
                 if let Ok(stream) = socket.into_stream() {
                     connection::serve(stream, services, settings, stop).await;

@@ -15,7 +15,10 @@ fn start(args: &[&str]) -> (i32, String) {
     let mut process = Process::spawn(Command::new(server_binary()).args(args));
     let status = process.wait(SOON);
     let output = [process.stdout(), process.stderr()].concat();
-    (status.code().expect("the server ends by itself"), String::from_utf8_lossy(&output).into_owned())
+    (
+        status.code().expect("the server ends by itself"),
+        String::from_utf8_lossy(&output).into_owned(),
+    )
 }
 
 /// The flags of a member on these ports.
@@ -78,7 +81,10 @@ fn a_taken_port_is_named() {
     let flags = flags(&dir.path().join("data"), port, free_port());
     let (code, output) = start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
     assert_ne!(code, 0, "{output}");
-    assert!(output.contains(&format!("127.0.0.1:{port}")) && output.contains("Address already in use"), "{output}");
+    assert!(
+        output.contains(&format!("127.0.0.1:{port}")) && output.contains("Address already in use"),
+        "{output}"
+    );
     assert!(!dir.path().join("data/member").exists(), "nothing was written");
 }
 
@@ -127,12 +133,16 @@ fn a_damaged_log_is_refused_with_file_and_offset_and_left_as_it_is() {
     let segment = segments(&member.data_dir()).remove(0);
     let mut bytes = fs::read(&segment).expect("the log can be read");
     // In the middle of an entry that others follow; bytes between the records are padding, which nothing depends on.
-    let damaged = bytes.windows(4).position(|bytes| bytes == b"key\x12").expect("a put stands in the log");
+    let damaged =
+        bytes.windows(4).position(|bytes| bytes == b"key\x12").expect("a put stands in the log");
     bytes[damaged] ^= 1;
     fs::write(&segment, &bytes).expect("the log can be written");
     let (code, output) = start_on(&member.data_dir());
     assert_ne!(code, 0, "{output}");
-    assert!(output.contains(&segment.display().to_string()) && output.contains("offset"), "{output}");
+    assert!(
+        output.contains(&segment.display().to_string()) && output.contains("offset"),
+        "{output}"
+    );
     assert_eq!(fs::read(&segment).expect("the log is there"), bytes, "nothing was changed");
 
     bytes[damaged] ^= 1;
@@ -153,7 +163,11 @@ fn a_torn_tail_of_the_log_is_cut_and_kept_aside() {
     // What a crash in the middle of the next write leaves behind: the head of a record whose later sectors are zeros.
     let segment = segments(&member.data_dir()).remove(0);
     let mut bytes = fs::read(&segment).expect("the log can be read");
-    let end = bytes.iter().rposition(|byte| *byte != 0).expect("the log is not empty").next_multiple_of(8);
+    let end = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .expect("the log is not empty")
+        .next_multiple_of(8);
     let record_bytes = 2000_u64;
     bytes[end..end + 8].copy_from_slice(&record_bytes.to_le_bytes());
     // Type 2 (an entry), checksum 1, 1993 bytes of data.

@@ -33,34 +33,47 @@ fn client(endpoint: &str) -> Client {
 }
 
 /// Writes until a write is not answered.
-async fn write(client: Client, writer: usize, mut known: Acknowledged, newest: Arc<AtomicI64>) -> Acknowledged {
+async fn write(
+    client: Client,
+    writer: usize,
+    mut known: Acknowledged,
+    newest: Arc<AtomicI64>,
+) -> Acknowledged {
     loop {
         known.sent += 1;
         let number = known.sent;
         let value = number.to_string();
-        let put = |key: String| PutRequest { key: key.into(), value: value.clone().into(), ..Default::default() };
-        let txn = Txn::new().put(put(format!("last/{writer}"))).put(put(format!("all/{writer}/{number:09}")));
-        match client.txn(txn.into_request()).await {
-            Ok(response) => {
-                let revision = response.header.expect("every answer has a header").revision;
-                newest.fetch_max(revision, Ordering::Relaxed);
-                known.last = Some((number, revision));
-                known.revisions.push(Some(revision));
-            }
-            Err(_) => {
-                known.revisions.push(None);
-                return known;
-            }
-        }
+        let put = |key: String| PutRequest {
+            key: key.into(),
+            value: value.clone().into(),
+            ..Default::default()
+        };
+        let txn = Txn::new()
+            .put(put(format!("last/{writer}")))
+            .put(put(format!("all/{writer}/{number:09}")));
+        let Ok(response) = client.txn(txn.into_request()).await else {
+            known.revisions.push(None);
+            return known;
+        };
+        let revision = response.header.expect("every answer has a header").revision;
+        newest.fetch_max(revision, Ordering::Relaxed);
+        known.last = Some((number, revision));
+        known.revisions.push(Some(revision));
     }
 }
 
 async fn check(client: &Client, writer: usize, known: &Acknowledged) {
     let request = RangeRequest { key: format!("last/{writer}").into(), ..Default::default() };
     let last = client.range(request).await.expect("the member serves");
-    let stored: u64 = last.kvs.first().map_or(0, |kv| String::from_utf8_lossy(&kv.value).parse().expect("a number"));
+    let stored: u64 = last
+        .kvs
+        .first()
+        .map_or(0, |kv| String::from_utf8_lossy(&kv.value).parse().expect("a number"));
     let acknowledged = known.last.map_or(0, |(number, _)| number);
-    assert!((acknowledged..=known.sent).contains(&stored), "writer {writer}: stored {stored}, known {known:?}");
+    assert!(
+        (acknowledged..=known.sent).contains(&stored),
+        "writer {writer}: stored {stored}, known {known:?}"
+    );
     if let (Some(kv), Some((number, revision))) = (last.kvs.first(), known.last)
         && stored == number
     {
@@ -68,7 +81,8 @@ async fn check(client: &Client, writer: usize, known: &Acknowledged) {
     }
 
     let (key, range_end) = prefix_range(format!("all/{writer}/").into_bytes());
-    let request = RangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
+    let request =
+        RangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
     let all = client.range(request).await.expect("the member serves");
     let mut kvs = all.kvs.iter().peekable();
     for (number, revision) in (1..).zip(&known.revisions) {
@@ -85,7 +99,8 @@ async fn check(client: &Client, writer: usize, known: &Acknowledged) {
 
 #[tokio::test]
 async fn kills_lose_no_acknowledged_write() {
-    let kills: u64 = std::env::var("KILLS").map_or(20, |kills| kills.parse().expect("KILLS is a number"));
+    let kills: u64 =
+        std::env::var("KILLS").map_or(20, |kills| kills.parse().expect("KILLS is a number"));
     // A small snapshot count makes the log be cut now and then between the kills.
     let mut member = Member::start(&server_binary(), &["--snapshot-count", "500"]);
     let mut known = vec![Acknowledged::default(); WRITERS];
@@ -99,7 +114,8 @@ async fn kills_lose_no_acknowledged_write() {
             writers.spawn(async move { (writer, work.await) });
         }
         // The kill comes after a number of acknowledged writes that differs from round to round.
-        let target = newest.load(Ordering::Relaxed) + 20 + i64::try_from(kill * 7919 % 1500).expect("small");
+        let target =
+            newest.load(Ordering::Relaxed) + 20 + i64::try_from(kill * 7919 % 1500).expect("small");
         while newest.load(Ordering::Relaxed) < target {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -17,15 +17,22 @@ impl Fixture {
     /// A member with one key, at revision 2.
     async fn start() -> Self {
         let member = Member::start(&server_binary(), &[]);
-        let config = Config { endpoints: vec![member.endpoint()], request_bytes_max: 64 << 20, ..Config::default() };
-        let client = Client::new(&config).expect("the endpoint is well formed").with_timeout(Duration::from_secs(10));
+        let config = Config {
+            endpoints: vec![member.endpoint()],
+            request_bytes_max: 64 << 20,
+            ..Config::default()
+        };
+        let client = Client::new(&config)
+            .expect("the endpoint is well formed")
+            .with_timeout(Duration::from_secs(10));
         client.put(put("key", "value")).await.expect("the member serves");
         Fixture { client, member }
     }
 
     /// The key as it was, and no new revision.
     async fn assert_unchanged(&self) {
-        let range = self.client.range(RangeRequest { key: "key".into(), ..Default::default() }).await;
+        let range =
+            self.client.range(RangeRequest { key: "key".into(), ..Default::default() }).await;
         let range = range.expect("the member serves");
         assert_eq!(range.header.expect("every answer has a header").revision, 2);
         assert_eq!(range.kvs[0].value, "value");
@@ -54,9 +61,18 @@ async fn requests_are_refused_with_etcds_errors() {
     assert_refused(client.put(put("", "v")).await, &RpcError::EmptyKey);
     assert_refused(client.range(RangeRequest::default()).await, &RpcError::EmptyKey);
     assert_refused(client.delete_range(DeleteRangeRequest::default()).await, &RpcError::EmptyKey);
-    assert_refused(client.put(PutRequest { lease: 7, ..put("key", "v") }).await, &RpcError::LeaseNotFound);
-    assert_refused(client.put(PutRequest { ignore_value: true, ..put("key", "v") }).await, &RpcError::ValueProvided);
-    assert_refused(client.put(PutRequest { ignore_value: true, ..put("none", "") }).await, &RpcError::KeyNotFound);
+    assert_refused(
+        client.put(PutRequest { lease: 7, ..put("key", "v") }).await,
+        &RpcError::LeaseNotFound,
+    );
+    assert_refused(
+        client.put(PutRequest { ignore_value: true, ..put("key", "v") }).await,
+        &RpcError::ValueProvided,
+    );
+    assert_refused(
+        client.put(PutRequest { ignore_value: true, ..put("none", "") }).await,
+        &RpcError::KeyNotFound,
+    );
     let provided = PutRequest { ignore_lease: true, lease: 7, ..put("key", "v") };
     assert_refused(client.put(provided).await, &RpcError::LeaseProvided);
     assert_refused(client.range(range(3)).await, &RpcError::FutureRev);
@@ -95,9 +111,15 @@ async fn a_large_request_is_refused_by_the_server_a_larger_one_by_the_transport(
 #[tokio::test]
 async fn bytes_that_are_no_message_are_refused() {
     let fixture = Fixture::start().await;
-    for path in ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Txn", "/etcdserverpb.Lease/LeaseGrant"] {
+    for path in [
+        "/etcdserverpb.KV/Put",
+        "/etcdserverpb.KV/Range",
+        "/etcdserverpb.KV/Txn",
+        "/etcdserverpb.Lease/LeaseGrant",
+    ] {
         // Field 1 announces more bytes than there are.
-        let status = call(&fixture.member, path, &[0x0a, 0x7f, b'k']).await.expect_err("no message");
+        let status =
+            call(&fixture.member, path, &[0x0a, 0x7f, b'k']).await.expect_err("no message");
         assert_eq!(status.code(), tonic::Code::Internal, "{path}: {status}");
     }
     let status = call(&fixture.member, "/etcdserverpb.KV/Nope", &[]).await.expect_err("no method");
@@ -109,9 +131,17 @@ async fn bytes_that_are_no_message_are_refused() {
 }
 
 /// A unary call with bytes as they are.
-async fn call(member: &Member, path: &'static str, message: &'static [u8]) -> Result<Bytes, tonic::Status> {
+async fn call(
+    member: &Member,
+    path: &'static str,
+    message: &'static [u8],
+) -> Result<Bytes, tonic::Status> {
     let endpoint = format!("http://{}", member.endpoint());
-    let channel = tonic::transport::Endpoint::from_shared(endpoint).expect("a URL").connect().await.expect("it listens");
+    let channel = tonic::transport::Endpoint::from_shared(endpoint)
+        .expect("a URL")
+        .connect()
+        .await
+        .expect("it listens");
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.expect("the channel is open");
     let request = tonic::Request::new(Bytes::from_static(message));
@@ -142,7 +172,11 @@ impl tonic::codec::Encoder for Raw {
     type Item = Bytes;
     type Error = tonic::Status;
 
-    fn encode(&mut self, item: Bytes, buffer: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+    fn encode(
+        &mut self,
+        item: Bytes,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
         buffer.put(item);
         Ok(())
     }
@@ -152,7 +186,10 @@ impl tonic::codec::Decoder for Raw {
     type Item = Bytes;
     type Error = tonic::Status;
 
-    fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<Bytes>, tonic::Status> {
+    fn decode(
+        &mut self,
+        buffer: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<Bytes>, tonic::Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }

@@ -60,6 +60,12 @@ impl Gauge {
         add_float(&self.0, difference);
     }
 
+    /// Adds a number of things; up to 2^53 in sum they are counted exactly.
+    #[expect(clippy::cast_precision_loss, reason = "the exposition format has floats only")]
+    pub fn add_count(&self, count: u64) {
+        self.add(count as f64);
+    }
+
     pub fn increment(&self) {
         self.add(1.0);
     }

@@ -274,7 +274,7 @@ impl CommitLoop {
         let flushed =
             self.wal.flush(sync).map_err(|error| Failure::because("write the log", error))?;
         self.has_unwritten = false;
-        self.shared.metrics.disk_wal_write_bytes_total.add(flushed.bytes as f64);
+        self.shared.metrics.disk_wal_write_bytes_total.add_count(flushed.bytes);
         if sync {
             let took = flushed.sync_took;
             self.shared.metrics.disk_wal_fsync_duration_seconds.observe_duration(took);

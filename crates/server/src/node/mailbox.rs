@@ -248,8 +248,8 @@ mod tests {
 
     use super::*;
 
-    fn response(revision: i64) -> Outcome {
-        Ok(Response { revision, body: Vec::new() })
+    fn response(revision: i64) -> Response {
+        Response { revision, body: Vec::new() }
     }
 
     fn poll(pending: &mut Pending) -> Poll<Outcome> {
@@ -266,7 +266,7 @@ mod tests {
         let (mut first, to_first) = Pending::new(0, u64::MAX);
         let (mut second, to_second) = Pending::new(0, u64::MAX);
         assert!(poll(&mut first).is_pending());
-        mailbox.post(&mut vec![(to_second, response(3)), (to_first, response(2))], false);
+        mailbox.post(&mut vec![(to_second, Ok(response(3))), (to_first, Ok(response(2)))], false);
         assert!(deliver(&mailbox).is_ready());
         assert!(matches!(poll(&mut first), Poll::Ready(Ok(response)) if response.revision == 2));
         assert!(matches!(poll(&mut second), Poll::Ready(Ok(response)) if response.revision == 3));
@@ -279,10 +279,10 @@ mod tests {
         let (gone, to_gone) = Pending::new(0, u64::MAX);
         drop(gone);
         let (mut next, to_next) = Pending::new(0, u64::MAX);
-        mailbox.post(&mut vec![(to_gone, response(2))], false);
+        mailbox.post(&mut vec![(to_gone, Ok(response(2)))], false);
         assert!(deliver(&mailbox).is_ready());
         assert!(poll(&mut next).is_pending());
-        mailbox.post(&mut vec![(to_next, response(5))], false);
+        mailbox.post(&mut vec![(to_next, Ok(response(5)))], false);
         assert!(deliver(&mailbox).is_ready());
         assert!(matches!(poll(&mut next), Poll::Ready(Ok(response)) if response.revision == 5));
     }

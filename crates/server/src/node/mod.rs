@@ -18,7 +18,7 @@
 //! - **Reads** never come here: they run on the client's thread against the shared state ([`reads`]).
 //!
 //! Order. An answer leaves after its entry was applied, that is after a quorum synced it. The news for watchers is
-//! posted with the answers of the same batch, not later. A local fault ([`NodeHandle::fatal`]) ends the process: what
+//! posted with the answers of the same batch, not later. A local fault ([`fatal`]) ends the process: what
 //! was acknowledged is in the log, and the next start replays it.
 
 pub(crate) mod commit_loop;
@@ -38,7 +38,6 @@ use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
-use retcd_state_machine::backend::Failure;
 use retcd_state_machine::{ReadError, Reader, watch};
 
 use self::mailbox::{Mailboxes, Pending};
@@ -264,31 +263,18 @@ impl NodeHandle {
     }
 
     pub(crate) async fn hash(&self) -> Result<u32, RpcError> {
-        self.shared.storage.hash().await?.map_err(|failure| self.fatal(&failure))
+        self.shared.storage.hash().await?.map_err(|failure| fatal(&failure))
     }
 
     pub(crate) async fn hash_kv(
         &self,
         revision: i64,
     ) -> Result<retcd_state_machine::mvcc::HashKv, RpcError> {
-        self.shared.storage.hash_kv(revision).await?.map_err(|error| self.read_error(error))
+        self.shared.storage.hash_kv(revision).await?.map_err(read_error)
     }
 
     pub(crate) async fn defragment(&self) -> Result<(), RpcError> {
-        self.shared.storage.defragment().await?.map_err(|failure| self.fatal(&failure))
-    }
-
-    /// The client's error for a read that failed; a local fault ends the process.
-    pub(crate) fn read_error(&self, error: ReadError) -> RpcError {
-        match error {
-            ReadError::Rejection(rejection) => RpcError::from(&rejection),
-            ReadError::Failure(failure) => self.fatal(&failure),
-        }
-    }
-
-    /// Ends the process: the disk or the data cannot be trusted, and going on could give wrong answers.
-    pub(crate) fn fatal(&self, failure: &Failure) -> ! {
-        fatal(failure)
+        self.shared.storage.defragment().await?.map_err(|failure| fatal(&failure))
     }
 
     /// Ends the storage thread after a last flush.
@@ -350,7 +336,15 @@ impl NodeHandle {
     }
 }
 
-/// See [`NodeHandle::fatal`].
+/// The client's error for a read that failed; a local fault ends the process.
+pub(crate) fn read_error(error: ReadError) -> RpcError {
+    match error {
+        ReadError::Rejection(rejection) => RpcError::from(&rejection),
+        ReadError::Failure(failure) => fatal(&failure),
+    }
+}
+
+/// Ends the process: the disk or the data cannot be trusted, and going on could give wrong answers.
 pub(crate) fn fatal(failure: &(dyn std::error::Error + 'static)) -> ! {
     let mut text = failure.to_string();
     let mut source = failure.source();

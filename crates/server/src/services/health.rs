@@ -23,9 +23,9 @@ pub(super) fn check(request: &HealthCheckRequest) -> Result<Answer, RpcError> {
     }
 }
 
-pub(super) fn list() -> Result<Answer, RpcError> {
+pub(super) fn list() -> Answer {
     let statuses = [(String::new(), response(ServingStatus::Serving))].into();
-    Ok(Answer::message(HeaderKind::None, &HealthListResponse { statuses }))
+    Answer::message(HeaderKind::None, &HealthListResponse { statuses })
 }
 
 /// Tells the present status; it does not change while the member serves.

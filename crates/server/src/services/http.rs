@@ -10,6 +10,7 @@ use super::Services;
 use crate::grpc::Body;
 use crate::http::{self as operators, Alarm, HealthSource, Scope};
 use crate::metrics::{Metrics, Sources};
+use crate::node::read_error;
 
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer(head: Parts, scope: Scope, services: &Services) -> Response<Body> {
@@ -68,7 +69,7 @@ impl Services {
         let request =
             RangeRequest { key: Bytes::from_static(b"a"), limit: 1, ..Default::default() };
         let read = self.reader.range(&request);
-        read.map(drop).map_err(|error| self.node.read_error(error).to_string())
+        read.map(drop).map_err(|error| read_error(error).to_string())
     }
 }
 

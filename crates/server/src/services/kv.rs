@@ -12,11 +12,11 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
 use retcd_state_machine::mvcc::{self, Chunk};
-use retcd_state_machine::{ReadError, check};
+use retcd_state_machine::{ReadError, Response, check};
 
 use super::{Answer, HeaderKind, Services, decode, guard};
 use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, frame_prefix};
-use crate::node::Request;
+use crate::node::{Request, read_error};
 
 pub(super) async fn put(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::PutRequest = decode(message.clone())?;
@@ -39,7 +39,7 @@ pub(super) async fn range(services: &Services, message: Bytes) -> Result<Answer,
     if !request.serializable {
         services.node.read_barrier().await?;
     }
-    read(services, services.reader.range(&request))
+    read(services.reader.range(&request))
 }
 
 pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
@@ -51,7 +51,7 @@ pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, R
         if !check::is_serializable(&request) {
             services.node.read_barrier().await?;
         }
-        return read(services, services.reader.txn_read_only(&request));
+        return read(services.reader.txn_read_only(&request));
     }
     drop(request);
     services.node.propose(Request::Txn, &message)?.await.map(Answer::from)
@@ -68,12 +68,12 @@ pub(super) async fn compact(services: &Services, message: Bytes) -> Result<Answe
 }
 
 /// A read's result as an answer. A local fault stops the member.
-pub(super) fn read(
-    services: &Services,
-    result: Result<retcd_state_machine::Response, ReadError>,
-) -> Result<Answer, RpcError> {
-    result.map(Answer::from).map_err(|error| services.node.read_error(error))
+pub(super) fn read(result: Result<Response, ReadError>) -> Result<Answer, RpcError> {
+    result.map(Answer::from).map_err(read_error)
 }
+
+/// `RangeStreamResponse` holds a `RangeResponse` in field 1.
+const RANGE_RESPONSE: u8 = 1 << 3 | 2;
 
 /// `RangeStream`: the chunks of one pinned revision, each read when the client has room for it.
 pub(super) struct RangeStream {
@@ -109,8 +109,6 @@ impl RangeStream {
         };
         let header = self.services.headers.encode(header, self.services.node.term());
         let body = chunk.response.body;
-        // RangeStreamResponse holds a RangeResponse in field 1.
-        const RANGE_RESPONSE: u8 = 1 << 3 | 2;
         let inner = header.len() + body.len();
         let outer = 1 + encoded_len_varint(inner as u64) + inner;
         let mut frame = Vec::with_capacity(FRAME_PREFIX_BYTES + outer);
@@ -135,7 +133,7 @@ impl MessageStream for RangeStream {
                         Ok(()) => {
                             let chunk_bytes = self.services.config.max_request_bytes;
                             let stream = self.services.reader.range_stream(request, chunk_bytes);
-                            stream.map_err(|error| self.services.node.read_error(error))
+                            stream.map_err(read_error)
                         }
                         Err(error) => Err(error),
                     };
@@ -151,7 +149,7 @@ impl MessageStream for RangeStream {
                     let next = match stream.next() {
                         None => None,
                         Some(Ok(chunk)) => Some(Ok(self.frame(chunk))),
-                        Some(Err(error)) => Some(Err(self.services.node.read_error(error))),
+                        Some(Err(error)) => Some(Err(read_error(error))),
                     };
                     return Poll::Ready(next);
                 }

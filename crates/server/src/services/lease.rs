@@ -63,11 +63,11 @@ pub(super) async fn time_to_live(services: &Services, message: Bytes) -> Result<
     Ok(Answer::message(HeaderKind::Full { revision }, &response))
 }
 
-pub(super) fn leases(services: &Services) -> Result<Answer, RpcError> {
+pub(super) fn leases(services: &Services) -> Answer {
     let leases =
         services.reader.lessor().leases().into_iter().map(|id| pb::LeaseStatus { id }).collect();
     let header = HeaderKind::Full { revision: services.reader.revision() };
-    Ok(Answer::message(header, &pb::LeaseLeasesResponse { header: None, leases }))
+    Answer::message(header, &pb::LeaseLeasesResponse { header: None, leases })
 }
 
 /// How often a keep-alive of an expired lease looks whether its revoke has come through.
@@ -81,8 +81,14 @@ pub(super) struct KeepAlive {
     services: Arc<Services>,
     requests: Requests,
     waiting: Option<Waiting>,
-    /// How the stream ends once the answers before have gone.
-    end: Option<Option<RpcError>>,
+    end: End,
+}
+
+/// How a stream ends once the answers before have gone.
+enum End {
+    NotYet,
+    Well,
+    With(RpcError),
 }
 
 /// The answer that is on its way, and what it waits for.
@@ -100,7 +106,7 @@ enum What {
 
 impl KeepAlive {
     pub(super) fn open(services: &Arc<Services>, requests: Requests) -> Self {
-        KeepAlive { services: services.clone(), requests, waiting: None, end: None }
+        KeepAlive { services: services.clone(), requests, waiting: None, end: End::NotYet }
     }
 
     /// Renews the lease that `response` names: writes the answer, or says what it must wait for.
@@ -201,17 +207,21 @@ impl MessageStream for KeepAlive {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, RpcError>>> {
         let mut output = BytesMut::new();
-        if self.end.is_none()
+        if matches!(self.end, End::NotYet)
             && let Poll::Ready(result) = self.poll(context, &mut output)
         {
-            self.end = Some(result.err());
+            self.end = result.map_or_else(End::With, |()| End::Well);
         }
         if !output.is_empty() {
             return Poll::Ready(Some(Ok(output.freeze())));
         }
-        match &mut self.end {
-            None => Poll::Pending,
-            Some(error) => Poll::Ready(error.take().map(Err)),
+        match std::mem::replace(&mut self.end, End::Well) {
+            End::NotYet => {
+                self.end = End::NotYet;
+                Poll::Pending
+            }
+            End::Well => Poll::Ready(None),
+            End::With(error) => Poll::Ready(Some(Err(error))),
         }
     }
 }

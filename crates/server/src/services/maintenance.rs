@@ -9,7 +9,7 @@ use retcd_api::{CLUSTER_VERSION, ETCD_VERSION};
 use super::{Answer, HeaderKind, Services, decode};
 use crate::node::Request;
 
-pub(super) fn status(services: &Services) -> Result<Answer, RpcError> {
+pub(super) fn status(services: &Services) -> Answer {
     let status = services.node.status();
     let size = services.reader.size();
     let downgrade = services.reader.downgrade();
@@ -36,7 +36,7 @@ pub(super) fn status(services: &Services) -> Result<Answer, RpcError> {
             target_version: downgrade.target_version,
         }),
     };
-    Ok(Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response))
+    Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response)
 }
 
 /// An alarm in protobuf's text form, as it stands among the errors of a status.

@@ -216,15 +216,15 @@ pub(crate) async fn unary(
         Rpc::LeaseGrant => lease::grant(services, message).await,
         Rpc::LeaseRevoke => lease::revoke(services, message).await,
         Rpc::LeaseTimeToLive => lease::time_to_live(services, message).await,
-        Rpc::LeaseLeases => lease::leases(services),
+        Rpc::LeaseLeases => Ok(lease::leases(services)),
         Rpc::MemberList => cluster::member_list(services, message).await,
         Rpc::Alarm => maintenance::alarm(services, message).await,
-        Rpc::Status => maintenance::status(services),
+        Rpc::Status => Ok(maintenance::status(services)),
         Rpc::Hash => maintenance::hash(services).await,
         Rpc::HashKv => maintenance::hash_kv(services, message).await,
         Rpc::Defragment => maintenance::defragment(services).await,
         Rpc::HealthCheck => health::check(&decode(message)?),
-        Rpc::HealthList => health::list(),
+        Rpc::HealthList => Ok(health::list()),
         Rpc::AuthStatus => {
             Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
         }

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use super::{Services, decode};
 use crate::grpc::MessageStream;
 use crate::grpc::connection::Requests;
-use crate::node::NodeHandle;
+use crate::node::{self, NodeHandle};
 
 /// A stream with more unread output than this is parked.
 const STREAM_BUFFER_BYTES: usize = 1 << 20;
@@ -135,7 +135,7 @@ impl LocalHub {
     fn request(&mut self, id: StreamId, request: WatchRequest) {
         self.advance();
         let result = self.hub.request(id, request, &self.store);
-        self.check(result);
+        or_fatal(result);
         if self.hub.is_behind() {
             self.work.notify_one();
         }
@@ -146,14 +146,14 @@ impl LocalHub {
 
     fn advance(&mut self) {
         let result = self.hub.advance(&self.store);
-        self.check(result);
+        or_fatal(result);
     }
 
     /// One bounded slice of work. Returns whether there is more.
     fn turn(&mut self) -> bool {
         self.advance();
         let result = self.hub.catch_up(&self.store, CATCH_UP_BUDGET);
-        let has_more = self.check(result);
+        let has_more = or_fatal(result);
         self.wake_ready();
         self.count();
         has_more
@@ -162,7 +162,7 @@ impl LocalHub {
     fn progress(&mut self) {
         self.advance();
         let result = self.hub.notify_progress(self.store.node.now(), &self.store);
-        self.check(result);
+        or_fatal(result);
         self.wake_ready();
     }
 
@@ -177,10 +177,11 @@ impl LocalHub {
     fn count(&self) {
         self.store.node.set_watch_counters(self.runtime, self.hub.counters());
     }
+}
 
-    fn check<T>(&self, result: Result<T, Failure>) -> T {
-        result.unwrap_or_else(|failure| self.store.node.fatal(&failure))
-    }
+/// What a hub did; a local fault ends the process.
+fn or_fatal<T>(result: Result<T, Failure>) -> T {
+    result.unwrap_or_else(|failure| node::fatal(&failure))
 }
 
 /// A byte that differs from call to call; nothing depends on its quality.
