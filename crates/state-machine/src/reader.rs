@@ -422,12 +422,13 @@ impl Reader {
     /// Marks a committed flush as on disk, and trims what memory need not hold any more.
     pub fn flushed(&self, flush: Flush) -> Result<(), Failure> {
         let Flush { mark, batch, .. } = flush;
+        let record_bytes = batch.records.iter().map(|(_, kv)| kv.len()).sum();
         // Before any lock: freeing a big batch takes a while.
         drop(batch);
         {
             let mut store = self.shared.store.write();
             store.pending.mark_flushed(mark);
-            store.tail.mark_flushed(mark.records, mark.revision);
+            store.tail.mark_flushed(mark.records, mark.revision, record_bytes);
             self.shared.gauges.update(&store);
         }
         while self.shared.store.write().tail.trim(SLICE) {}

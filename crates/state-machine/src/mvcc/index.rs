@@ -3,6 +3,8 @@
 //! The index is rebuilt from the backend at start and never written, so its shape may change freely. A deleted key
 //! stays as an entry that does not count, until compaction drops the tombstone.
 
+use std::collections::VecDeque;
+
 use retcd_btree::{BTree, Weight};
 
 use super::Revision;
@@ -52,8 +54,9 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 struct Extra {
     lease: i64,
-    /// Versions before the newest one that compaction has not dropped, ascending.
-    older: Vec<Version>,
+    /// Versions before the newest one that compaction has not dropped, ascending. There may be millions between two
+    /// compactions; those are dropped one by one from the front.
+    older: VecDeque<Version>,
 }
 
 impl Weight for Entry {
@@ -89,7 +92,7 @@ impl Entry {
     /// Makes `version` the newest one. The caller sets what goes with it.
     pub(crate) fn supersede(&mut self, version: Version) {
         assert!(self.newest.revision() < version.revision(), "revisions of a key grow");
-        self.extra.get_or_insert_default().older.push(self.newest);
+        self.extra.get_or_insert_default().older.push_back(self.newest);
         self.newest = version;
     }
 
@@ -98,11 +101,9 @@ impl Entry {
         if self.newest.main <= at {
             return Some(self.newest);
         }
-        self.older().iter().rev().find(|version| version.main <= at).copied()
-    }
-
-    fn older(&self) -> &[Version] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.older)
+        let older = &self.extra.as_ref()?.older;
+        let count = older.partition_point(|version| version.main <= at);
+        older.get(count.checked_sub(1)?).copied()
     }
 
     /// Whether a compaction at main revision `compacted` keeps this version of the key.
@@ -126,12 +127,16 @@ impl Entry {
             return true;
         }
         if let Some(extra) = &mut self.extra {
-            extra.older.retain(|older| *older != version);
-            if extra.older.is_empty() {
-                extra.older = Vec::new();
-                if extra.lease == 0 {
-                    self.extra = None;
-                }
+            let older = &mut extra.older;
+            let position = older.partition_point(|older| older.revision() < version.revision());
+            if older.get(position) == Some(&version) {
+                older.remove(position);
+            }
+            if older.len() * 4 < older.capacity() {
+                older.shrink_to(older.len() * 2);
+            }
+            if older.is_empty() && extra.lease == 0 {
+                self.extra = None;
             }
         }
         false
@@ -194,6 +199,20 @@ mod tests {
         assert_eq!(kept(5), [5, 8]);
         assert_eq!(kept(6), [8]);
         assert_eq!(kept(9), [8]);
+    }
+
+    #[test]
+    fn many_versions_are_forgotten_one_by_one() {
+        let mut entry = Entry::new(version(2, false), 2, 1, None);
+        (3..300_000).for_each(|main| entry.restore(version(main, false), 2, 1, 0));
+        for main in 2..299_999 {
+            assert_eq!(entry.at(main), Some(version(main, false)));
+            assert!(
+                !entry.survives(version(main, false), 299_999)
+                    && !entry.forget(version(main, false))
+            );
+        }
+        assert!(entry.extra.is_none());
     }
 
     #[test]
