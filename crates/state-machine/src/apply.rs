@@ -219,9 +219,7 @@ impl Applier<'_> {
         let mut body = Vec::new();
         if is_wanted {
             let query = Query::new(request);
-            let mut scan = query.scan(at);
-            scan.step(self.store, usize::MAX);
-            query.answer(scan, &*self.store, &mut body).map_err(fault)?;
+            query.answer(&*self.store, at, &mut body).map_err(fault)?;
         }
         Ok(Ok(Response { revision, body }))
     }

@@ -138,10 +138,8 @@ impl Reader {
         let query = Query::new(request);
         self.at_one_revision(|view| {
             let at = read_revision(request.revision, view.current, view.compacted)?;
-            let mut scan = query.scan(at);
-            view.scan(&mut scan)?;
             let mut body = Vec::new();
-            query.answer(scan, view, &mut body)?;
+            query.answer(view, at, &mut body)?;
             Ok(Response { revision: view.current, body })
         })
     }
@@ -214,16 +212,12 @@ impl Pinned {
 }
 
 impl View for Pinned {
-    fn scan(&self, scan: &mut Scan<'_>) -> Result<(), Halt> {
-        loop {
-            let store = self.shared.store.read();
-            if store.compacted > scan.at() || store.generation != self.generation {
-                return Err(Halt::Overtaken);
-            }
-            if scan.step(&store, SLICE) {
-                return Ok(());
-            }
+    fn scan_slice(&self, scan: &mut Scan<'_>) -> Result<bool, Halt> {
+        let store = self.shared.store.read();
+        if store.compacted > scan.at() || store.generation != self.generation {
+            return Err(Halt::Overtaken);
         }
+        Ok(scan.step(&store, SLICE))
     }
 
     fn backend(&self) -> Result<Arc<dyn Backend>, Halt> {

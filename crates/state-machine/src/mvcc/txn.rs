@@ -269,9 +269,7 @@ fn range(
 ) -> Result<(), Halt> {
     let query = Query::new(request);
     let at = if request.revision > 0 { request.revision } else { current };
-    let mut scan = query.scan(at);
-    view.scan(&mut scan)?;
-    query.answer(scan, view, out)
+    query.answer(view, at, out)
 }
 
 /// Puts a key that [`check_put`] let pass, and appends `PutResponse` without header.

@@ -176,8 +176,8 @@ impl<'a> Writer<'a> {
 }
 
 impl View for Writer<'_> {
-    fn scan(&self, scan: &mut Scan<'_>) -> Result<(), Halt> {
-        self.store.scan(scan)
+    fn scan_slice(&self, scan: &mut Scan<'_>) -> Result<bool, Halt> {
+        self.store.scan_slice(scan)
     }
 
     fn backend(&self) -> Result<Arc<dyn Backend>, Halt> {
