@@ -111,6 +111,8 @@ impl Member {
             retcd_storage::backend::Options::default(),
         )?);
         let machine = StateMachine::open(backend.clone(), state_machine_config(&config))?;
+        // What the scan has touched of the file need not count as this process's memory.
+        backend.trim_resident()?;
         let reader = machine.reader();
         let boot = bootstrap::boot(&config, &data_dir, machine)?;
         let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new } = boot;

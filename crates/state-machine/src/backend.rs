@@ -84,6 +84,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Visits entries in key order, from `from` (included) until `visit` breaks or the bucket ends.
     fn scan(&self, bucket: Bucket, from: &[u8], visit: Visit<'_>) -> Result<(), Failure>;
 
+    /// How many entries a bucket has. Cheap.
+    fn count(&self, bucket: Bucket) -> Result<usize, Failure>;
+
     /// Writes a batch, durably. Returns when it is on disk.
     fn commit(&self, batch: &Batch) -> Result<(), Failure>;
 

@@ -86,7 +86,7 @@ impl StateMachine {
     pub fn open(backend: Arc<dyn Backend>, config: Config) -> Result<Self, Failure> {
         let mut lessor = Lessor::new(config.lease.clone());
         let size = backend.size()?;
-        let store = open(backend, &config, &mut lessor)?;
+        let store = open(backend, &mut lessor)?;
         let gauges = Gauges::default();
         gauges.update(&store);
         gauges.set_size(size);
@@ -170,7 +170,7 @@ impl StateMachine {
     pub fn install(&mut self, backend: Arc<dyn Backend>) -> Result<(), Failure> {
         let size = backend.size()?;
         let mut lessor = Lessor::new(self.shared.config.lease.clone());
-        let mut state = open(backend, &self.shared.config, &mut lessor)?;
+        let mut state = open(backend, &mut lessor)?;
         let mut store = self.shared.store.write();
         state.generation = store.generation + 1;
         *self.shared.lessor.lock() = lessor;

@@ -1,7 +1,7 @@
 //! The state out of a backend.
 //!
 //! Records are read in revision order, but the index wants keys in key order. So the scan gathers rows, which are
-//! sorted by key and then folded, key by key, into entries. The sort compares sixteen bytes behind what all keys have
+//! sorted by key and then folded, key by key, into entries. The sort compares eight bytes behind what all keys have
 //! in common, and whole keys only when those are equal.
 
 use std::ops::ControlFlow;
@@ -14,11 +14,10 @@ use retcd_api::raftpb::ConfState;
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarms;
-use crate::backend::{Backend, Encoded, Failure};
+use crate::backend::{Backend, Failure};
 use crate::cluster::Cluster;
 use crate::flush::Pending;
 use crate::lease::Lessor;
-use crate::machine::Config;
 use crate::mvcc::index::{Entry, Index, Version};
 use crate::mvcc::tail::Tail;
 use crate::mvcc::{Compactions, KeyValue, RecordKey, Revision};
@@ -26,12 +25,8 @@ use crate::schema::{Bucket, meta};
 use crate::store::Store;
 
 /// Reads everything. The leases go to `lessor`, with their keys.
-pub(crate) fn open(
-    backend: Arc<dyn Backend>,
-    config: &Config,
-    lessor: &mut Lessor,
-) -> Result<Store, Failure> {
-    let rows = Rows::read(&*backend, config.cache_bytes)?;
+pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Store, Failure> {
+    let rows = Rows::read(&*backend)?;
     let finished = compact_revision(&*backend, meta::FINISHED_COMPACT_REVISION)?;
     let scheduled = compact_revision(&*backend, meta::SCHEDULED_COMPACT_REVISION)?;
     let compacted = finished.max(scheduled);
@@ -39,7 +34,7 @@ pub(crate) fn open(
     let revision = rows.last.main.max(compacted).max(1);
 
     lessor.restore(stored_leases(&*backend)?);
-    let (index, cached_bytes) = rows.into_index(lessor);
+    let index = rows.into_index(lessor);
 
     let mut compactions = Compactions::new(finished);
     if scheduled > finished {
@@ -62,23 +57,22 @@ pub(crate) fn open(
             .transpose()?,
         cluster: stored_cluster(&*backend)?,
         alarms: stored_alarms(&*backend)?,
-        cached_bytes,
+        cached_bytes: 0,
         scratch: Vec::new(),
         generation: 0,
         backend,
     })
 }
 
-/// One stored record, as the index needs it.
+/// One stored record, as the index needs it. There may be many millions of them at once, so every byte counts.
 struct Row {
     /// Where the key stands in the buffer of all keys.
-    key: std::ops::Range<usize>,
+    key_start: u64,
+    key_len: u32,
     version: Version,
     create: i64,
     number: i64,
     lease: i64,
-    /// Only the newest version of a key needs it; which one that is turns out after the sort.
-    value: Option<Encoded>,
 }
 
 #[derive(Default)]
@@ -86,14 +80,13 @@ struct Rows {
     keys: Vec<u8>,
     all: Vec<Row>,
     last: Revision,
-    /// Room for further values.
-    value_bytes_left: usize,
 }
 
 impl Rows {
-    /// Reads all records, with values as long as they fit.
-    fn read(backend: &dyn Backend, value_bytes: usize) -> Result<Self, Failure> {
-        let mut rows = Rows { value_bytes_left: value_bytes, ..Rows::default() };
+    /// Reads all records. Values stay where they are: the first reads, or warming, bring them in.
+    fn read(backend: &dyn Backend) -> Result<Self, Failure> {
+        let count = backend.count(Bucket::Key)?;
+        let mut rows = Rows { all: Vec::with_capacity(count), ..Rows::default() };
         let mut outcome = Ok(());
         backend.scan(Bucket::Key, &[], &mut |key, kv| {
             outcome = rows.add(key, kv);
@@ -123,66 +116,51 @@ impl Rows {
         if u32::try_from(revision.sub).is_err() {
             return damaged("has too large a sub revision");
         }
-        let has_room = bytes.len() <= self.value_bytes_left;
-        let value = (has_room && !is_tombstone).then(|| Encoded::from(bytes));
-        self.value_bytes_left -= value.as_ref().map_or(0, |value| value.len());
-        let start = self.keys.len();
+        let Ok(key_len) = u32::try_from(kv.key.len()) else { return damaged("has too long a key") };
+        let key_start = self.keys.len() as u64;
         self.keys.extend_from_slice(kv.key);
         self.all.push(Row {
-            key: start..self.keys.len(),
+            key_start,
+            key_len,
             version: Version::new(revision, is_tombstone),
             create: kv.create_revision,
             number: kv.version,
             lease: kv.lease,
-            value,
         });
         Ok(())
     }
 
-    /// Builds the index, whose values have so many bytes, and ties keys to their leases.
-    fn into_index(mut self, lessor: &mut Lessor) -> (Index, usize) {
+    fn key(&self, row: &Row) -> &[u8] {
+        let start = usize::try_from(row.key_start).expect("the keys are in memory");
+        &self.keys[start..start + row.key_len as usize]
+    }
+
+    /// Builds the index, and ties keys to their leases.
+    fn into_index(self, lessor: &mut Lessor) -> Index {
         let order = self.sorted();
-        let keys = std::mem::take(&mut self.keys);
-        let mut rows: Vec<_> = self.all.into_iter().map(Some).collect();
-        let mut entries: Vec<(std::ops::Range<usize>, Entry)> = Vec::with_capacity(order.len());
-        let mut cached_bytes = 0;
-        let mut values: Vec<Option<Encoded>> = Vec::with_capacity(order.len());
-        for position in order {
-            let Some(row) = rows[position].take() else { continue };
-            match entries.last_mut() {
-                Some((key, entry)) if keys[key.clone()] == keys[row.key.clone()] => {
-                    entry.restore(row.version, row.create, row.number, row.lease);
-                    if let Some(value) = values.last_mut() {
-                        *value = row.value;
-                    }
-                }
-                _ => {
-                    let mut entry = Entry::new(row.version, row.create, row.number, None);
-                    entry.set_lease(row.lease);
-                    entries.push((row.key, entry));
-                    values.push(row.value);
-                }
+        let mut order = order.into_iter().map(|position| &self.all[position]).peekable();
+        // The versions of one key stand together, oldest first, and become one entry.
+        let entries = std::iter::from_fn(|| {
+            let first = order.next()?;
+            let key = self.key(first);
+            let mut entry = Entry::new(first.version, first.create, first.number, None);
+            entry.set_lease(first.lease);
+            while let Some(row) = order.next_if(|row| self.key(row) == key) {
+                entry.restore(row.version, row.create, row.number, row.lease);
             }
-        }
-        for ((key, entry), value) in entries.iter_mut().zip(values) {
-            if entry.is_live()
-                && entry.lease() != 0
-                && !lessor.attach(entry.lease(), &keys[key.clone()])
-            {
+            if entry.is_live() && entry.lease() != 0 && !lessor.attach(entry.lease(), key) {
                 tracing::warn!(lease = entry.lease(), "a key names a lease that does not exist");
             }
-            entry.value = value;
-            cached_bytes += entry.cached_bytes();
-        }
-        let index = Index::from_sorted(entries.into_iter().map(|(key, entry)| (&keys[key], entry)));
-        (index, cached_bytes)
+            Some((key, entry))
+        });
+        Index::from_sorted(entries)
     }
 
     /// The positions of all rows by key, and by revision within a key.
     fn sorted(&self) -> Vec<usize> {
-        let key = |position: usize| &self.keys[self.all[position].key.clone()];
+        let key = |position: usize| self.key(&self.all[position]);
         let prefix = self.common_prefix();
-        let mut order: Vec<(u128, usize)> = (0..self.all.len())
+        let mut order: Vec<(u64, usize)> = (0..self.all.len())
             .map(|position| (head(&key(position)[prefix..]), position))
             .collect();
         order.sort_unstable_by(|(a_head, a), (b_head, b)| {
@@ -193,7 +171,7 @@ impl Rows {
 
     /// Bytes that all keys begin with.
     fn common_prefix(&self) -> usize {
-        let mut keys = self.all.iter().map(|row| &self.keys[row.key.clone()]);
+        let mut keys = self.all.iter().map(|row| self.key(row));
         let Some(first) = keys.next() else { return 0 };
         keys.fold(first.len(), |len, key| {
             first[..len].iter().zip(key).take_while(|(a, b)| a == b).count()
@@ -202,11 +180,11 @@ impl Rows {
 }
 
 /// The first bytes of a key as a number that compares alike; shorter keys are filled up with zeros.
-fn head(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let len = key.len().min(16);
+fn head(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = key.len().min(8);
     bytes[..len].copy_from_slice(&key[..len]);
-    u128::from_be_bytes(bytes)
+    u64::from_be_bytes(bytes)
 }
 
 fn compact_revision(backend: &dyn Backend, key: &[u8]) -> Result<i64, Failure> {

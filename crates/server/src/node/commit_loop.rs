@@ -23,7 +23,7 @@ use retcd_api::error::RpcError;
 use retcd_api::raftpb;
 use retcd_consensus::{Output, Role};
 use retcd_state_machine::backend::Failure;
-use retcd_state_machine::{Applied, StateMachine};
+use retcd_state_machine::{Applied, Rejection, StateMachine};
 use retcd_storage::wal::{EntryRef, Wal};
 
 use super::mailbox::{Outcome, ReplyTo};
@@ -41,6 +41,7 @@ const FLUSH_BYTES: usize = 32 << 20;
 
 /// Owns what only the commit thread may touch.
 pub(crate) struct CommitLoop {
+    node: NodeHandle,
     shared: Arc<Shared>,
     machine: StateMachine,
     wal: Wal,
@@ -65,6 +66,7 @@ impl CommitLoop {
         let shared = node.shared.clone();
         let answers = shared.mailboxes.iter().map(|_| Vec::new()).collect();
         CommitLoop {
+            node: node.clone(),
             shared,
             machine,
             wal,
@@ -222,6 +224,9 @@ impl CommitLoop {
             for entry in applied.drain(..) {
                 if let Some(change) = &entry.conf_change {
                     self.apply_conf_change(change)?;
+                }
+                if matches!(entry.outcome, Err(Rejection::QuotaExceeded)) {
+                    self.node.raise_no_space_alarm_unattended();
                 }
                 if entry.request_id != 0
                     && let Some(reply_to) = self.waiters.remove(&entry.request_id)

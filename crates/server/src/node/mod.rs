@@ -246,14 +246,25 @@ impl NodeHandle {
 
     /// Raises the NOSPACE alarm for this member. A failure to do so is no news: the write is refused anyway.
     pub(crate) async fn raise_no_space_alarm(&self) {
-        let alarm = pb::AlarmRequest {
-            action: pb::alarm_request::AlarmAction::Activate.into(),
-            member_id: self.shared.ids.member,
-            alarm: pb::AlarmType::Nospace.into(),
-        };
+        let alarm = self.no_space_alarm();
         tracing::warn!(member_id = %format!("{:x}", self.shared.ids.member), "the backend's quota is used up, raising the alarm");
         if let Ok(pending) = self.propose(Request::Alarm, &alarm.encode_to_vec()) {
             let _ = pending.await;
+        }
+    }
+
+    /// The same, without waiting. The commit thread calls this.
+    pub(crate) fn raise_no_space_alarm_unattended(&self) {
+        if !self.shared.reader.has_alarm(pb::AlarmType::Nospace) {
+            let _ = self.propose_unattended(Request::Alarm, &self.no_space_alarm());
+        }
+    }
+
+    fn no_space_alarm(&self) -> pb::AlarmRequest {
+        pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Activate.into(),
+            member_id: self.shared.ids.member,
+            alarm: pb::AlarmType::Nospace.into(),
         }
     }
 

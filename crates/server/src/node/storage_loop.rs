@@ -30,6 +30,8 @@ const REQUESTS_MAX: usize = 64;
 const FLUSH_BYTES_MAX: usize = 64 << 20;
 /// How often files that are no longer needed are removed.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+/// Between two slices of warming: a start must not cost the clients more than a fraction of a core.
+const WARMING_PAUSE: Duration = Duration::from_millis(10);
 /// Keys that cache eviction and warming look at in one slice.
 const CACHE_SLICE_KEYS: usize = 4096;
 
@@ -212,10 +214,10 @@ impl StorageLoop {
 
     /// How long to wait for a request before there is something to do.
     fn patience(&self) -> Duration {
-        if self.is_warming {
-            return Duration::ZERO;
-        }
         let flush = self.pace.flush_interval.saturating_sub(self.last_flush.elapsed());
+        if self.is_warming {
+            return flush.min(WARMING_PAUSE);
+        }
         if self.has_compaction() {
             flush.min(self.compaction_due.saturating_duration_since(Instant::now()))
         } else {

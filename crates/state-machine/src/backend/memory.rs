@@ -87,6 +87,14 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
+    fn count(&self, bucket: Bucket) -> Result<usize, Failure> {
+        let buckets = self.buckets.lock();
+        Ok(buckets
+            .range((bucket, Vec::new())..)
+            .take_while(|((other, _), _)| *other == bucket)
+            .count())
+    }
+
     fn size(&self) -> Result<Size, Failure> {
         let buckets = self.buckets.lock();
         let bytes = buckets.iter().map(|((_, key), value)| (key.len() + value.len()) as u64).sum();

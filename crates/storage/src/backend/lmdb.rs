@@ -279,6 +279,15 @@ impl Backend for LmdbBackend {
         Ok(result?)
     }
 
+    /// Entries as LMDB counts them; long keys with one hash stand in one entry.
+    fn count(&self, bucket: Bucket) -> Result<usize, Failure> {
+        let count = self.read(|env| {
+            let txn = env.inner.read_txn()?;
+            env.bucket(bucket).len(&txn)
+        })?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     /// As of the last commit.
     fn size(&self) -> Result<Size, Failure> {
         Ok(*self.size.lock())
