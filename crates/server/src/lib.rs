@@ -11,6 +11,7 @@ mod http;
 pub mod logging;
 pub mod metrics;
 mod node;
+mod peer;
 pub mod server;
 mod services;
 mod signal;
