@@ -449,9 +449,12 @@ fn state_machine_config(config: &Config) -> retcd_state_machine::Config {
     let minimum_ttl =
         config.heartbeat_interval * u32::try_from(config.election_ticks()).unwrap_or(u32::MAX) * 3
             / 2;
+    let cache_bytes = usize::try_from(config.value_cache_bytes()).unwrap_or(usize::MAX);
     retcd_state_machine::Config {
         quota_bytes: config.quota_backend_bytes,
-        cache_bytes: usize::try_from(config.value_cache_bytes()).unwrap_or(usize::MAX),
+        cache_bytes,
+        // Whoever wants little memory for values wants little for history too; watchers that lag read from the disk.
+        history_bytes: (cache_bytes / 16).clamp(4 << 20, 32 << 20),
         lease: retcd_state_machine::lease::Config {
             min_ttl_secs: i64::try_from(minimum_ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
             checkpoint_interval: CHECKPOINT_INTERVAL,

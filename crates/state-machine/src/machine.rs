@@ -33,6 +33,8 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Bytes of current values that are kept in memory once they are on disk.
     pub cache_bytes: usize,
+    /// Bytes of records that stay in memory for watchers once they are on disk, at most 100,000 records.
+    pub history_bytes: usize,
     pub lease: lease::Config,
     /// Learners that a cluster may have at once.
     pub learners_max: usize,
@@ -43,6 +45,7 @@ impl Default for Config {
         Config {
             quota_bytes: Some(2 << 30),
             cache_bytes: 1 << 30,
+            history_bytes: 32 << 20,
             lease: lease::Config {
                 min_ttl_secs: 2,
                 checkpoint_interval: Duration::from_secs(5 * 60),

@@ -425,7 +425,7 @@ impl Reader {
             store.tail.mark_flushed(mark.records, mark.revision, record_bytes);
             self.shared.gauges.update(&store);
         }
-        while self.shared.store.write().tail.trim(SLICE) {}
+        while self.shared.store.write().tail.trim(SLICE, self.shared.config.history_bytes) {}
         self.refresh_size()
     }
 

@@ -37,7 +37,7 @@ const SYNC_WARNING: Duration = Duration::from_secs(1);
 /// Payloads of applied entries that stay in memory for followers that lag.
 const LOG_BYTES_MAX: usize = 16 << 20;
 /// A flush is asked for when this much is not on disk yet.
-const FLUSH_BYTES: usize = 32 << 20;
+const FLUSH_BYTES: usize = 16 << 20;
 
 /// Owns what only the commit thread may touch.
 pub(crate) struct CommitLoop {

@@ -6,7 +6,7 @@
 //!  propose ─► proposals ──── all that waits ──► one Raft proposal
 //!                                               one write, one fdatasync (WAL)
 //!                                               committed entries ─► apply ──────► dirty records, every second
-//!  answers ◄─ mailbox ◄──── one wake a batch ── outcomes                           or 32 MiB, one transaction
+//!  answers ◄─ mailbox ◄──── one wake a batch ── outcomes                           or 16 MiB, in transactions
 //!  watchers ◄─ mailbox ◄─── "there is more" ──┘                                    compaction, hashes, snapshots
 //! ```
 //!

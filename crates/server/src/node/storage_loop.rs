@@ -1,6 +1,6 @@
 //! The storage thread: everything that is written behind the log, and everything that would hold up others.
 //!
-//! It flushes what was applied every second or 32 MiB, drops what compaction left behind in slices between the flushes,
+//! It flushes what was applied every second or 16 MiB, drops what compaction left behind in slices between the flushes,
 //! keeps the value cache in its budget, takes Raft snapshots so that the log can be cut, and answers requests about
 //! storage itself. Nothing in the way of a put or a range waits for it.
 
@@ -27,7 +27,7 @@ use super::proposals::Command;
 /// Requests that may wait for the storage thread. A client that finds the queue full is refused.
 const REQUESTS_MAX: usize = 64;
 /// What one flush writes at most: bounds the memory and the time of a transaction.
-const FLUSH_BYTES_MAX: usize = 64 << 20;
+const FLUSH_BYTES_MAX: usize = 8 << 20;
 /// How often files that are no longer needed are removed.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two slices of warming: a start must not cost the clients more than a fraction of a core.

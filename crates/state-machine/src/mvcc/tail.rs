@@ -15,9 +15,6 @@ use super::{Record, Revision};
 
 /// Flushed records that are kept for watchers.
 pub(crate) const KEEP_RECORDS: usize = 100_000;
-/// Bytes of flushed records that are kept, whether or not the index shares them.
-pub(crate) const KEEP_BYTES: usize = 32 << 20;
-
 #[derive(Debug)]
 pub(crate) struct Tail {
     records: VecDeque<Record>,
@@ -105,9 +102,9 @@ impl Tail {
 
     /// Drops at most about `count` flushed records that are beyond the limits, whole revisions only. Returns whether
     /// more should go.
-    pub(crate) fn trim(&mut self, count: usize) -> bool {
+    pub(crate) fn trim(&mut self, count: usize, keep_bytes: usize) -> bool {
         let mut dropped = 0;
-        while self.is_over() {
+        while self.is_over(keep_bytes) {
             if dropped >= count {
                 return true;
             }
@@ -124,15 +121,17 @@ impl Tail {
         false
     }
 
-    fn is_over(&self) -> bool {
+    fn is_over(&self, keep_bytes: usize) -> bool {
         let flushed = self.flushed - self.first;
-        flushed > 0 && (flushed > KEEP_RECORDS as u64 || self.flushed_bytes > KEEP_BYTES)
+        flushed > 0 && (flushed > KEEP_RECORDS as u64 || self.flushed_bytes > keep_bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEEP_BYTES: usize = 1 << 20;
 
     fn record(main: i64, sub: i64, bytes: usize) -> Record {
         Record {
@@ -153,10 +152,10 @@ mod tests {
             tail.push(record(main, 0, KEEP_BYTES / 2));
             tail.push(record(main, 1, 1));
         }
-        assert!(!tail.trim(usize::MAX));
+        assert!(!tail.trim(usize::MAX, KEEP_BYTES));
         assert_eq!((tail.covers_from(), tail.next()), (2, 8));
         tail.mark_flushed(6, 4, 3 * (KEEP_BYTES / 2 + 1));
-        assert!(!tail.trim(usize::MAX));
+        assert!(!tail.trim(usize::MAX, KEEP_BYTES));
         assert_eq!((tail.covers_from(), tail.flushed(), tail.flushed_revision()), (4, 6, 4));
         assert_eq!(mains(&tail, 4), [4, 4, 5, 5]);
         assert_eq!(tail.get(Revision::new(4, 1)), Some(&record(4, 1, 1)));
@@ -170,9 +169,9 @@ mod tests {
             tail.push(record(main, 0, KEEP_BYTES));
         }
         tail.mark_flushed(6, 7, 6 * KEEP_BYTES);
-        assert!(tail.trim(1));
+        assert!(tail.trim(1, KEEP_BYTES));
         assert_eq!(mains(&tail, 3).len(), 5);
-        assert!(!tail.trim(10));
+        assert!(!tail.trim(10, KEEP_BYTES));
         assert_eq!(mains(&tail, 7), [7]);
     }
 }
