@@ -1,7 +1,8 @@
 //! The workloads that a comparison runs, as a table.
 //!
 //! Light steps share two servers that are preloaded once and both stay up. Reads stand before writes, so that every
-//! server reads the same data, whatever number of writes it managed before. Heavy steps start servers of their own.
+//! server reads the same data, whatever number of writes it managed before; the lone client stands before the crowds,
+//! whose pages the kernel still writes to the disk long after. Heavy steps start servers of their own.
 
 use crate::report::{
     self, ANONYMOUS, COMPACTING_MAX, COMPACTING_P99, COMPACTION, COMPACTION_CPU, CPU_RATIO,
@@ -67,9 +68,9 @@ pub(crate) fn speed() -> Vec<Step> {
         step("range of 10,000 keys", "range --n 10000 --conns 2 --clients 4", COST),
         step("count", "count --conns 2 --clients 4", COST),
         step("limit 1,000", "limit --limit 1000 --conns 10 --clients 20", COST),
+        step(ONE_CLIENT, "put --conns 1 --clients 1", LATENCY),
         step("put", "put", COST),
         step("put, 100 connections, 1,000 clients", "put --conns 100 --clients 1000", COST),
-        step(ONE_CLIENT, "put --conns 1 --clients 1", LATENCY),
         step("txn put", "txn-put", COST),
         step("txn get, compare and swap", "txn-cas", COST),
         step(
