@@ -29,7 +29,7 @@ use crate::config::{AutoCompaction, Config, Gate};
 use crate::grpc::connection;
 use crate::http::Scope;
 use crate::metrics::Metrics;
-use crate::node::commit_loop::CommitLoop;
+use crate::node::commit_loop::{self, CommitLoop};
 use crate::node::mailbox::Mailbox;
 use crate::node::storage_loop::{self, Pace, StorageLoop};
 use crate::node::{self, Limits, NodeHandle, Request};
@@ -134,13 +134,13 @@ impl Member {
         };
         let node = NodeHandle::new(ids, limits, reader.clone(), raft, mailboxes, storage, metrics);
 
-        let commit = CommitLoop::new(
-            &node,
-            machine,
-            wal,
-            config.snapshot_catchup_entries,
-            config.election_timeout,
-        );
+        let settings = commit_loop::Settings {
+            catch_up_entries: config.snapshot_catchup_entries,
+            election_timeout: config.election_timeout,
+            apply_warning: config.warning_apply_duration,
+            is_unsynced: config.unsafe_no_fsync,
+        };
+        let commit = CommitLoop::new(&node, machine, wal, settings);
         let pace = Pace {
             flush_interval: config.backend_batch_interval,
             compaction_records: usize::try_from(config.compaction_batch_limit)

@@ -370,6 +370,8 @@ fn bcrypt_cost(settings: &mut Settings) -> u32 {
 fn notice_flags_without_meaning(settings: &mut Settings) {
     for (flag, reason) in [
         ("backend-bbolt-freelist-type", "the backend has no free list to choose"),
+        ("backend-batch-limit", "the backend commits by time and bytes, behind the log"),
+        ("grpc-keepalive-min-time", "clients may ping as often as they like"),
         ("v2-deprecation", "there is no v2 store"),
     ] {
         if settings.asks_for(Flag::named(flag)) {

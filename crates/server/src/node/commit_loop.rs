@@ -29,6 +29,7 @@ use retcd_storage::wal::{EntryRef, Wal};
 use super::mailbox::{Outcome, ReplyTo};
 use super::proposals::{Command, Work};
 use super::{NodeHandle, Shared};
+use crate::logging;
 
 /// How long an unsynced commit index may wait for company before it is written by itself.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
@@ -52,17 +53,23 @@ pub(crate) struct CommitLoop {
     /// Written to the log's buffer, but not to the disk.
     has_unwritten: bool,
     log: MemoryLog,
-    election_timeout: Duration,
+    settings: Settings,
+}
+
+/// What the commit thread is told by the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Applied entries that stay in memory for followers that lag.
+    pub(crate) catch_up_entries: u64,
+    pub(crate) election_timeout: Duration,
+    /// An apply that takes longer is worth a warning.
+    pub(crate) apply_warning: Duration,
+    /// `--unsafe-no-fsync`: a crash of the machine may lose what was acknowledged.
+    pub(crate) is_unsynced: bool,
 }
 
 impl CommitLoop {
-    pub(crate) fn new(
-        node: &NodeHandle,
-        machine: StateMachine,
-        wal: Wal,
-        catch_up_entries: u64,
-        election_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(node: &NodeHandle, machine: StateMachine, wal: Wal, settings: Settings) -> Self {
         let shared = node.shared.clone();
         let answers = shared.mailboxes.iter().map(|_| Vec::new()).collect();
         CommitLoop {
@@ -74,8 +81,8 @@ impl CommitLoop {
             answers,
             applied: Vec::new(),
             has_unwritten: false,
-            log: MemoryLog::new(catch_up_entries),
-            election_timeout,
+            log: MemoryLog::new(settings.catch_up_entries),
+            settings,
         }
     }
 
@@ -190,7 +197,7 @@ impl CommitLoop {
             let is_leader = soft.role == Role::Leader;
             if is_leader {
                 let now = self.shared.started.elapsed();
-                self.machine.reader().lessor().promote(now, self.election_timeout);
+                self.machine.reader().lessor().promote(now, self.settings.election_timeout);
             } else {
                 self.machine.reader().lessor().demote();
             }
@@ -239,12 +246,26 @@ impl CommitLoop {
             }
             self.applied = applied;
         }
+        self.warn_slow_apply(now);
         let reader = self.machine.reader();
         self.post(reader.revision() != revision);
         if reader.pending_bytes() >= FLUSH_BYTES {
             self.shared.storage.flush_soon();
         }
         Ok(())
+    }
+
+    /// `started`: when the batch's apply began.
+    fn warn_slow_apply(&self, started: Duration) {
+        let took = self.shared.started.elapsed().saturating_sub(started);
+        if took > self.settings.apply_warning {
+            self.shared.metrics.server_slow_apply_total.increment();
+            tracing::warn!(
+                took = %logging::took(took),
+                expected_duration = %logging::took(self.settings.apply_warning),
+                "apply request took too long"
+            );
+        }
     }
 
     fn apply_conf_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Failure> {
@@ -276,6 +297,7 @@ impl CommitLoop {
         if !self.has_unwritten {
             return Ok(());
         }
+        let sync = sync && !self.settings.is_unsynced;
         let flushed =
             self.wal.flush(sync).map_err(|error| Failure::because("write the log", error))?;
         self.has_unwritten = false;

@@ -28,6 +28,7 @@ pub(crate) use self::watch::{LocalHub, end_streams, hub_has_work, run_hub};
 use crate::config::Config;
 use crate::grpc::connection::Requests;
 use crate::grpc::{Body, Metadata};
+use crate::logging;
 use crate::node::NodeHandle;
 
 /// How the messages of a call flow.
@@ -64,6 +65,10 @@ macro_rules! rpcs {
                     $(concat!("/", $service, "/", $method) => Some(Rpc::$name),)*
                     _ => None,
                 }
+            }
+
+            pub(crate) fn path(self) -> &'static str {
+                match self { $(Rpc::$name => concat!("/", $service, "/", $method),)* }
             }
 
             pub(crate) fn service(self) -> &'static str {
@@ -191,7 +196,12 @@ impl Services {
     /// Counts a call out.
     pub(crate) fn end(&self, rpc: Rpc, started: Instant, error: Option<&RpcError>) {
         let code = error.map_or(Code::Ok, RpcError::code);
-        self.node.metrics().grpc.method(rpc).finish(code as usize, started.elapsed());
+        let took = started.elapsed();
+        if rpc.kind() == Kind::Unary && took > self.config.warning_unary_request_duration {
+            let took = logging::took(took);
+            tracing::warn!("time spent" = %took, "response type" = rpc.path(), "response code" = %code, "request stats");
+        }
+        self.node.metrics().grpc.method(rpc).finish(code as usize, took);
     }
 }
 
