@@ -69,7 +69,12 @@ pub(crate) struct Settings {
 }
 
 impl CommitLoop {
-    pub(crate) fn new(node: &NodeHandle, machine: StateMachine, wal: Wal, settings: Settings) -> Self {
+    pub(crate) fn new(
+        node: &NodeHandle,
+        machine: StateMachine,
+        wal: Wal,
+        settings: Settings,
+    ) -> Self {
         let shared = node.shared.clone();
         let answers = shared.mailboxes.iter().map(|_| Vec::new()).collect();
         CommitLoop {
