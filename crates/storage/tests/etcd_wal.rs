@@ -1,6 +1,6 @@
 //! Logs that etcd itself wrote are read record for record.
 //!
-//! Needs etcd 3.5 and etcdctl beside it: `ETCD_REAL` names the binary. Without one the tests say so and pass.
+//! Needs etcd 3.5 and its etcdctl: `ETCD_REAL` names their directory. Without one the tests say so and pass.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they skip")]
 
@@ -194,14 +194,17 @@ struct Etcd {
 
 impl Etcd {
     fn find() -> Option<Self> {
-        let named = std::env::var_os("ETCD_REAL").map(PathBuf::from);
-        let etcd = named.unwrap_or_else(|| PathBuf::from("/opt/etcd351/etcd"));
-        let etcdctl = etcd.with_file_name("etcdctl");
-        if etcd.exists() && etcdctl.exists() {
-            return Some(Etcd { etcd, etcdctl });
-        }
-        println!("skipped: no etcd and etcdctl at {}", etcd.display());
-        None
+        let Some(dir) = std::env::var_os("ETCD_REAL").map(PathBuf::from) else {
+            println!("skipped: ETCD_REAL names no directory with etcd and etcdctl");
+            return None;
+        };
+        let (etcd, etcdctl) = (dir.join("etcd"), dir.join("etcdctl"));
+        assert!(
+            etcd.exists() && etcdctl.exists(),
+            "ETCD_REAL is {}, without etcd or etcdctl",
+            dir.display()
+        );
+        Some(Etcd { etcd, etcdctl })
     }
 
     fn start(&self, data: &Path, flags: &[&str]) -> Server {

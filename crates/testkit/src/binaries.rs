@@ -2,9 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
-/// A program of this workspace, from the directory that the running test was built into. Built first if it is not
-/// there, since a test of one package does not build the programs of others.
+/// Names of the programs that this process has built.
+static BUILT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A program of this workspace, from the directory that the running test was built into.
+///
+/// Cargo is asked to build it first, once per process: a test of one package does not build the programs of others, and
+/// one that is left from before would be tested in place of today's.
 ///
 /// # Panics
 /// The program is not there and cannot be built.
@@ -17,9 +23,12 @@ pub fn binary(name: &str) -> PathBuf {
         .find(|dir| dir.file_name().is_some_and(|name| name != "deps"))
         .expect("tests run from a target directory");
     let path = profile_dir.join(name);
-    if !path.exists() {
+    let mut built = BUILT.lock().expect("a failed build ends the test process");
+    if !built.iter().any(|other| other == name) {
         build(name, profile_dir);
+        built.push(name.to_owned());
     }
+    drop(built);
     assert!(path.exists(), "{} is missing; run `cargo build -p retcd-{name}`", path.display());
     path
 }
@@ -41,11 +50,11 @@ pub fn server_binary() -> PathBuf {
     std::env::var_os("ETCD_SERVER").map_or_else(|| binary("etcd"), PathBuf::from)
 }
 
-/// The directory of an etcd release, for comparison, if this machine has one.
+/// The directory of an etcd release to compare with, if the environment names one.
 pub fn real_etcd() -> Option<PathBuf> {
-    let dir =
-        std::env::var_os("ETCD_REAL").map_or_else(|| PathBuf::from("/opt/etcd351"), PathBuf::from);
-    dir.join("etcd").exists().then_some(dir)
+    let dir = PathBuf::from(std::env::var_os("ETCD_REAL")?);
+    assert!(dir.join("etcd").exists(), "ETCD_REAL is {}, without etcd", dir.display());
+    Some(dir)
 }
 
 /// An etcdctl of etcd 3.4, as Debian packages it, if this machine has one.

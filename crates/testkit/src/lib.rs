@@ -9,7 +9,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `ETCD_SERVER` | the server to test against, instead of this workspace's `etcd` |
-//! | `ETCD_REAL` | directory with a release of etcd, instead of `/opt/etcd351` |
+//! | `ETCD_REAL` | directory with a release of etcd to compare with; without it comparisons are skipped |
 //! | `ETCDCTL_34` | an `etcdctl` of etcd 3.4, instead of the distribution's `/usr/bin/etcdctl` |
 
 mod binaries;
