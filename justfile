@@ -23,4 +23,4 @@ bench *ARGS:
 
 # Replays one seed of the consensus simulation and prints its trace.
 sim SEED:
-    SIM_SEED={{SEED}} cargo test --locked -p retcd-consensus --test simulation -- --nocapture
+    SIM_SEED={{SEED}} cargo test --locked -p retcd-consensus --test cluster agreement_survives -- --nocapture

@@ -429,18 +429,28 @@ fn simulate(seed: u64) -> (String, u64, u64) {
     (simulation.trace, simulation.agreed.len() as u64, simulation.reads_answered)
 }
 
+/// `SIM_SEED` replays one seed and prints its history; `SIM_SEEDS` says how many to run.
 #[test]
 fn agreement_survives_everything() {
+    let from_environment = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    if let Some(seed) = from_environment("SIM_SEED") {
+        println!("{}", simulate(seed).0);
+        return;
+    }
+    let seeds = from_environment("SIM_SEEDS").unwrap_or(200);
     let (mut committed, mut reads) = (0, 0);
-    for seed in 0..200 {
+    for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| simulate(seed));
         let Ok((_, agreed, answered)) = result else { panic!("seed {seed} failed") };
         committed += agreed;
         reads += answered;
     }
     // The histories must not be empty ones.
-    assert!(committed > 200 * 100, "only {committed} entries were committed");
-    assert!(reads > 200 * 20, "only {reads} reads were answered");
+    assert!(committed > seeds * 100, "only {committed} entries were committed");
+    assert!(reads > seeds * 20, "only {reads} reads were answered");
 }
 
 #[test]
