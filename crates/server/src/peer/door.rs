@@ -194,7 +194,7 @@ fn forbidden(shared: &Shared, from: u64, to: u64) -> Response<Answer> {
     respond(StatusCode::FORBIDDEN, "application/json", reason)
 }
 
-async fn snapshot(shared: &Shared, body: Incoming, remote: &str) -> Response<Answer> {
+async fn snapshot(shared: &Arc<Shared>, body: Incoming, remote: &str) -> Response<Answer> {
     match snapshot_stream::receive(shared, body).await {
         Ok(()) => respond(StatusCode::NO_CONTENT, "", Bytes::new()),
         Err(ReceiveError::Refused { from, to }) => forbidden(shared, from, to),

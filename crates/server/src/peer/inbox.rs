@@ -121,16 +121,21 @@ impl Error {
 pub(crate) async fn read_stream(shared: Arc<Shared>, peer: Arc<Peer>, kind: StreamKind) {
     let reader = Reader { shared: &shared, peer: &peer, kind };
     let mut pauses = [].iter();
+    let mut last_failure = None;
     let mut refused_in_a_row = 0;
     loop {
         match reader.open().await {
             Ok(stream) => {
                 refused_in_a_row = 0;
+                last_failure = None;
                 let was_steady = reader.serve(stream).await;
                 pauses = if was_steady { PAUSES_AFTER_LOSS.iter() } else { [].iter() };
             }
             Err(error) => {
-                reader.note_failure(&error);
+                // A cause that lasts is told once, not ten times a second.
+                let failure = Some(std::mem::discriminant(&error));
+                reader.note_failure(&error, failure != last_failure);
+                last_failure = failure;
                 refused_in_a_row = if error.is_refused() { refused_in_a_row + 1 } else { 0 };
                 if refused_in_a_row >= peer.urls.len() {
                     reader.note_refusal();
@@ -254,12 +259,12 @@ impl Reader<'_> {
         }
     }
 
-    fn note_failure(&self, error: &Error) {
+    fn note_failure(&self, error: &Error, is_news: bool) {
         let local_member_id = format!("{:x}", self.shared.identity.member);
         let remote_peer_id = format!("{:x}", self.peer.id);
         match error {
             Error::Removed => self.shared.inbox().local_removed(),
-            Error::Mismatch(Mismatch::Version) => {
+            Error::Mismatch(Mismatch::Version) if is_news => {
                 tracing::warn!(
                     local_member_id,
                     remote_peer_id,
@@ -267,7 +272,7 @@ impl Reader<'_> {
                     "request sent was ignored by remote peer due to server version incompatibility"
                 );
             }
-            Error::Mismatch(Mismatch::ClusterId) => {
+            Error::Mismatch(Mismatch::ClusterId) if is_news => {
                 tracing::warn!(
                     local_member_id,
                     remote_peer_id,

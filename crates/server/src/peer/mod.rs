@@ -25,6 +25,7 @@
 //! that are not Raft's, [`client`] how a member makes such calls.
 #![allow(dead_code, unused_imports, reason = "the node does not use all of it yet")]
 
+mod chunks;
 pub(crate) mod client;
 mod connection;
 mod door;
@@ -41,11 +42,15 @@ mod timestamp;
 mod wire;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
+pub(crate) use chunks::{ChunkSender, Chunks, Closed, chunks};
 pub(crate) use inbox::Inbox;
 pub(crate) use network::{Callbacks, Network, Settings};
 pub(crate) use requests::{LeaseError, PeerRequests, Versions};
 pub(crate) use snapshot_stream::{
-    Chunks, IncomingSnapshot, OutgoingSnapshot, SnapshotReceiver, SnapshotSource,
+    IncomingSnapshot, OutgoingSnapshot, SnapshotReceiver, SnapshotSource,
 };
 
 /// An answer that takes a while, of a trait that is used as an object.

@@ -244,6 +244,15 @@ impl Network {
         super::door::accept(self.shared.clone(), listener).await;
     }
 
+    /// Serves one connection that somebody else accepted. `remote` is for logs.
+    pub(crate) async fn serve_connection<IO>(&self, io: IO, remote: String)
+    where
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let serve = super::door::serve(self.shared.clone(), io, remote);
+        self.shared.stop.run_until_cancelled(serve).await.unwrap_or_default();
+    }
+
     /// Ends all connections and tasks, and waits for them.
     pub(crate) async fn stop(&self) {
         self.shared.stop.cancel();

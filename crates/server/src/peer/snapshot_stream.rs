@@ -4,7 +4,7 @@
 //! POST /raft/snapshot        length: u64 | raftpb.Message (MsgSnap) | the bbolt file, to the end of the body
 //! ```
 //!
-//! Neither side holds more than a few pieces: they pass through a bounded queue ([`Chunks`]) between the connection and
+//! Neither side holds more than a few pieces: they pass through a bounded queue ([`Chunks`](super::Chunks)) between the connection and
 //! whoever reads or writes the file. Raft steps the message only when the file is durable at the receiver.
 
 use std::io;
@@ -16,22 +16,19 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderValue;
 use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use retcd_api::raftpb::{Message, MessageType};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Later;
+use super::chunks::{ChunkSender, Chunks, chunks};
 use super::connection;
 use super::network::{Peer, Shared};
 use super::pipeline::{self, Error};
 use super::wire::frame::{self, Item, SNAPSHOT_HEAD_BYTES_MAX};
 
-/// The pieces of a database. It is whole when the queue ends; an error ends it early.
-pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
-
-/// Pieces that wait between a connection and a file: enough that neither stands still for the other.
-pub(crate) const CHUNKS_MAX: usize = 4;
 /// Neither side may stand still for longer: its disk may be busy.
 const STALL: Duration = Duration::from_secs(30);
 /// How long the receiver may take to make the file durable after its last byte.
@@ -44,12 +41,12 @@ pub(crate) trait SnapshotSource: Send + Sync + 'static {
 }
 
 /// A database on its way to another member.
-#[derive(Debug)]
 pub(crate) struct OutgoingSnapshot {
     /// With index, term and members of exactly what the database holds.
     pub(crate) message: Message,
     /// The length of the file.
     pub(crate) bytes: u64,
+    /// Ends early with an error when the database cannot be read; the peer takes nothing then.
     pub(crate) chunks: Chunks,
 }
 
@@ -63,7 +60,6 @@ pub(crate) trait SnapshotReceiver: Send + Sync + 'static {
 }
 
 /// A database that another member sends.
-#[derive(Debug)]
 pub(crate) struct IncomingSnapshot {
     pub(crate) message: Message,
     pub(crate) chunks: Chunks,
@@ -192,11 +188,11 @@ impl Body for SnapshotBody {
         if let Some(head) = self.head.take() {
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
-        let chunk = std::task::ready!(self.chunks.poll_recv(context));
-        if chunk.is_none() {
+        let chunk = std::task::ready!(self.chunks.poll_next(context));
+        if matches!(chunk, Ok(None)) {
             self.sent.cancel();
         }
-        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
+        Poll::Ready(chunk.transpose().map(|chunk| chunk.map(Frame::data)))
     }
 }
 
@@ -214,12 +210,26 @@ pub(crate) enum ReceiveError {
 }
 
 /// Takes a snapshot from the body of a request.
-pub(crate) async fn receive<B>(shared: &Shared, body: B) -> Result<(), ReceiveError>
-where
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
-{
+///
+/// It runs as a task of its own: a connection that breaks drops what serves its request, but what writes the file has
+/// to end in order.
+pub(crate) async fn receive(shared: &Arc<Shared>, body: Incoming) -> Result<(), ReceiveError> {
+    let (result, received) = oneshot::channel();
+    let stop = shared.stopped().clone();
+    let task = {
+        let shared = shared.clone();
+        async move {
+            // Nobody waits for the result when the connection has gone.
+            let _ = result.send(take(&shared, PieceReader { body }).await);
+        }
+    };
+    shared.spawn(&stop, task);
+    let stopping = |_| Err(ReceiveError::Save(io::Error::other("the member stops")));
+    received.await.unwrap_or_else(stopping)
+}
+
+async fn take(shared: &Shared, mut body: PieceReader) -> Result<(), ReceiveError> {
     let started = Instant::now();
-    let mut body = PieceReader { body };
     let (message, rest) = read_head(&mut body).await.inspect_err(|_| {
         shared
             .metrics
@@ -245,10 +255,7 @@ where
 }
 
 /// Reads the message in front of the database. Returns it with what came of the database already.
-async fn read_head<B>(body: &mut PieceReader<B>) -> Result<(Message, Bytes), ReceiveError>
-where
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
-{
+async fn read_head(body: &mut PieceReader) -> Result<(Message, Bytes), ReceiveError> {
     let failed = |error: &dyn std::fmt::Display| ReceiveError::Decode(error.to_string());
     let mut buffer = BytesMut::new();
     loop {
@@ -267,15 +274,12 @@ where
     }
 }
 
-async fn save_and_step<B>(
+async fn save_and_step(
     shared: &Shared,
     message: Message,
     rest: Bytes,
-    body: &mut PieceReader<B>,
-) -> Result<(), ReceiveError>
-where
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
-{
+    body: &mut PieceReader,
+) -> Result<(), ReceiveError> {
     let started = Instant::now();
     let local_member_id = format!("{:x}", shared.identity.member);
     let remote_snapshot_sender_id = format!("{:x}", message.from);
@@ -286,7 +290,7 @@ where
         incoming_snapshot_index = index,
         "receiving database snapshot"
     );
-    let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
+    let (sender, chunks) = chunks();
     let incoming = IncomingSnapshot { message: message.clone(), chunks };
     let saved = shared.callbacks().snapshot_receiver.receive(incoming);
     let (bytes, saved) = tokio::join!(forward(rest, body, sender), saved);
@@ -319,41 +323,37 @@ where
 }
 
 /// Passes the pieces of the body on. Returns their bytes.
-async fn forward<B>(
-    rest: Bytes,
-    body: &mut PieceReader<B>,
-    sender: mpsc::Sender<io::Result<Bytes>>,
-) -> u64
-where
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
-{
+async fn forward(rest: Bytes, body: &mut PieceReader, sender: ChunkSender) -> u64 {
     let mut bytes = 0;
-    let mut piece = (!rest.is_empty()).then_some(Ok(rest));
+    let mut piece = Some(Ok(rest));
     loop {
-        if let Some(piece) = piece {
-            bytes += piece.as_ref().map_or(0, |piece| piece.len() as u64);
-            let is_last = piece.is_err();
-            // The receiver has given up; its own result says why.
-            if sender.send(piece).await.is_err() || is_last {
+        match piece {
+            Some(Ok(data)) => {
+                bytes += data.len() as u64;
+                // The receiver may have given up; its own result says why.
+                if !data.is_empty() && sender.send(data).await.is_err() {
+                    return bytes;
+                }
+            }
+            Some(Err(error)) => {
+                sender.fail(error).await;
+                return bytes;
+            }
+            None => {
+                let _ = sender.finish().await;
                 return bytes;
             }
         }
         piece = body.next().await;
-        if piece.is_none() {
-            return bytes;
-        }
     }
 }
 
 /// Reads a body piece by piece, none of which may be late.
-struct PieceReader<B> {
-    body: B,
+struct PieceReader {
+    body: Incoming,
 }
 
-impl<B> PieceReader<B>
-where
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
-{
+impl PieceReader {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             let body = &mut self.body;

@@ -73,6 +73,11 @@ impl Status {
         *self.may_have_died.lock() = true;
     }
 
+    /// Streams from the peer that are up.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
     /// A stream from the peer broke.
     pub(crate) fn stream_went(&self) {
         self.streams.fetch_sub(1, Ordering::Relaxed);
@@ -80,7 +85,7 @@ impl Status {
 
     /// The peer's port refuses. True when that means that it died just now: its streams were up and all are gone.
     pub(crate) fn take_death(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) == 0 && std::mem::take(&mut *self.may_have_died.lock())
+        self.streams() == 0 && std::mem::take(&mut *self.may_have_died.lock())
     }
 }
 
