@@ -36,6 +36,14 @@ pub(crate) enum Error {
     Timeout(Duration),
 }
 
+impl Error {
+    /// Whether nothing of the request has left: the connection had ended before. Only then it may be sent again without
+    /// the danger that the peer takes it twice.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Http(error) if error.is_canceled() || error.is_closed())
+    }
+}
+
 /// Whether nobody listens there.
 pub(crate) fn is_refused(error: &io::Error) -> bool {
     // A unix socket's file is gone after an orderly stop.
@@ -295,5 +303,58 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteGuard<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn get() -> Request<RequestBody> {
+        Request::new(empty_body())
+    }
+
+    /// Reads one request and gives the answer.
+    async fn serve_one(listener: &TcpListener, answer: &str) -> TcpStream {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(socket.read_u8().await.unwrap());
+        }
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        socket
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_request_over_a_closed_connection_is_known_to_be_unsent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let mut connection = Connection::open(&url, WRITE_TIMEOUT).await.unwrap();
+        let answer = "HTTP/1.1 204 No Content\r\n\r\n";
+        let (first, socket) = tokio::join!(connection.call(get()), serve_one(&listener, answer));
+        assert_eq!(first.unwrap().status(), StatusCode::NO_CONTENT);
+        assert!(connection.is_usable());
+        drop(socket);
+        // Until the reactor has seen the end.
+        let address = listener.local_addr().unwrap();
+        let (other, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        drop((other.unwrap(), accepted.unwrap()));
+        let error = connection.call(get()).await.unwrap_err();
+        assert!(error.is_unsent(), "{error}");
+        assert!(!connection.is_usable());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_request_whose_answer_breaks_off_may_have_arrived() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let mut connection = Connection::open(&url, WRITE_TIMEOUT).await.unwrap();
+        let peer = async { drop(serve_one(&listener, "").await) };
+        let (answer, ()) = tokio::join!(connection.call(get()), peer);
+        let error = answer.unwrap_err();
+        assert!(!error.is_unsent(), "{error}");
     }
 }

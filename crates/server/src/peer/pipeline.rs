@@ -75,8 +75,9 @@ async fn post(
     let was_open = connection.is_some();
     let result = try_post(shared, connection, &url, body.clone()).await;
     let result = match result {
-        // The peer may have closed a connection that was idle; that says nothing about a new one.
-        Err(Error::Request(connection::Error::Http(_))) if was_open => {
+        // The peer had closed a connection that was idle; that says nothing about a new one. What may have arrived is
+        // never sent again: a proposal must not be made twice.
+        Err(Error::Request(error)) if was_open && error.is_unsent() => {
             *connection = None;
             try_post(shared, connection, &url, body).await
         }
