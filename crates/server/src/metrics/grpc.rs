@@ -34,7 +34,7 @@ const HANDLING_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 const LABELS_WITH_CODE: [&str; 4] = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
 
-/// The counters of all methods, in the order of [`Rpc::ALL`], which is that of the variants.
+/// The counters of all methods, in the order of the table of methods, which is that of the variants.
 #[derive(Debug)]
 pub struct Grpc {
     methods: Vec<Method>,
