@@ -88,6 +88,9 @@ const PAUSES_AFTER_LOSS: [Duration; 4] = [
 /// A stream that broke sooner than this was no proof of a healthy peer: no close attempts after it.
 const STEADY: Duration = Duration::from_secs(1);
 
+/// A buffer that one large message has blown up is not kept.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
 /// Why a stream could not be opened, or ended.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -252,6 +255,9 @@ impl Reader<'_> {
             };
             if has_stepped {
                 self.shared.inbox().stepped();
+            }
+            if buffer.is_empty() && buffer.capacity() > BUFFER_BYTES_KEPT {
+                buffer = BytesMut::new();
             }
             if let Err(error) = result {
                 return error.into();

@@ -20,9 +20,9 @@
 //! - Every queue is bounded in messages and bytes. A full one drops and reports: Raft sends again.
 //! - Every wait for a peer has a limit; a silent link is a broken one after five seconds.
 //!
-//! `wire/` has the formats, [`network`] the handle, [`outbox`] the way out, [`inbox`] the way in, [`snapshot_stream`]
-//! whole databases, [`probe`] round trips, [`door`] what the peer port answers, [`requests`] the calls between members
-//! that are not Raft's, [`client`] how a member makes such calls.
+//! `wire/` has the formats, [`network`] the handle, [`outbox`] what waits and [`writer`] how it leaves, [`pipeline`] the
+//! POSTs, [`inbox`] the way in, [`snapshot_stream`] whole databases, [`probe`] round trips. [`door`] is what the peer port
+//! answers, [`requests`] the calls between members that are not Raft's, [`client`] how a member makes such calls.
 #![allow(dead_code, unused_imports, reason = "the node does not use all of it yet")]
 
 mod chunks;

@@ -239,12 +239,12 @@ impl Network {
         peer.is_some_and(|peer| StreamKind::BOTH.iter().all(|kind| peer.outbox.has_stream(*kind)))
     }
 
-    /// Accepts connections of other members until the transport stops.
+    /// Accepts connections of other members until the transport stops. To be called after the start.
     pub(crate) async fn serve(&self, listener: retcd_net::listener::Listener) {
         super::door::accept(self.shared.clone(), listener).await;
     }
 
-    /// Serves one connection that somebody else accepted. `remote` is for logs.
+    /// Serves one connection that somebody else accepted, after the start. `remote` is for logs.
     pub(crate) async fn serve_connection<IO>(&self, io: IO, remote: String)
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,

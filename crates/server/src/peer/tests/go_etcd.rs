@@ -237,14 +237,14 @@ fn etcd_commits_with_this_transport_as_half_of_its_quorum() {
         let mut expected = plan.ids.clone();
         expected.sort_unstable();
         assert_eq!(ids, expected);
-        assert_eq!(client.version().await.unwrap().etcdserver, "3.5.1");
+        assert!(client.version().await.unwrap().etcdserver.starts_with("3."));
 
         assert!(ours.network.active_since(go).is_some());
         assert_eq!(ours.network.longest_connected(&[go]), Some(go));
         let before = Instant::now();
         drop(etcd);
         ours.told.until("etcd died", |state| (state.died == [go]).then_some(())).await;
-        assert!(before.elapsed() < Duration::from_secs(2), "took {:?}", before.elapsed());
+        assert!(before.elapsed() < Duration::from_secs(1), "took {:?}", before.elapsed());
     });
 }
 

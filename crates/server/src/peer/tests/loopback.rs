@@ -57,6 +57,20 @@ fn the_first_messages_go_by_post_before_any_stream_is_up() {
 }
 
 #[test]
+fn peers_and_messages_may_come_before_the_start() {
+    run(async {
+        let b = Member::start(2, CLUSTER);
+        let a = Member::start_later(1, CLUSTER);
+        a.know(&b);
+        a.network.send(vec![a.message(2, MessageType::MsgPreVote, 3)]);
+        b.know(&a);
+        a.network.start(a.told.callbacks());
+        b.told.message(MessageType::MsgPreVote, 3).await;
+        a.streams_to(2).await;
+    });
+}
+
+#[test]
 fn three_members_reach_each_other() {
     run(async {
         let members = [1, 2, 3].map(|id| Member::start(id, CLUSTER));

@@ -73,6 +73,15 @@ impl Told {
         result
     }
 
+    pub(super) fn callbacks(self: &Arc<Self>) -> Callbacks {
+        Callbacks {
+            inbox: self.clone(),
+            requests: self.clone(),
+            snapshot_source: self.clone(),
+            snapshot_receiver: Arc::new(Receiver(self.clone())),
+        }
+    }
+
     /// Waits until `condition` gives something.
     pub(super) async fn until<T>(&self, what: &str, condition: impl Fn(&State) -> Option<T>) -> T {
         let wait = async {
@@ -279,6 +288,20 @@ impl Member {
 
     /// Starts a member at this URL, which may have port 0.
     pub(super) fn start_at(id: u64, cluster: u64, url: &str, reply: Option<Reply>) -> Self {
+        let member = Self::prepare(id, cluster, url);
+        if let Some(reply) = reply {
+            assert!(member.told.reply.set((member.network.clone(), reply)).is_ok());
+        }
+        member.network.start(member.told.callbacks());
+        member
+    }
+
+    /// A member whose transport is not started yet.
+    pub(super) fn start_later(id: u64, cluster: u64) -> Self {
+        Self::prepare(id, cluster, "http://127.0.0.1:0")
+    }
+
+    fn prepare(id: u64, cluster: u64, url: &str) -> Self {
         let bound = listener::bind(&Url::parse(url).unwrap(), Options::default()).unwrap();
         let url = format!("http://{}", bound.local_addr().unwrap());
         let metrics = Arc::new(Metrics::new(false, &FeatureGates::default()));
@@ -290,15 +313,6 @@ impl Member {
         };
         let network = Network::new(settings, metrics.clone());
         let told = Arc::new(Told::default());
-        if let Some(reply) = reply {
-            assert!(told.reply.set((network.clone(), reply)).is_ok());
-        }
-        network.start(Callbacks {
-            inbox: told.clone(),
-            requests: told.clone(),
-            snapshot_source: told.clone(),
-            snapshot_receiver: Arc::new(Receiver(told.clone())),
-        });
         let listener = bound.into_listener().unwrap();
         let accepting = tokio::spawn({
             let network = network.clone();
