@@ -1,6 +1,10 @@
 //! Compiles `proto/` into Rust, without `protoc`: protox parses, prost and tonic generate.
+//!
+//! With the feature `json` the description of all messages is kept too, as bytes that the program carries.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
 
 const FILES: [&str; 13] = [
     "etcdserverpb/etcdserver.proto",
@@ -22,6 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(FILES, [root])?;
+    if std::env::var_os("CARGO_FEATURE_JSON").is_some() {
+        let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+        let mut bare = descriptors.clone();
+        // Comments and positions are of no use at run time.
+        bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+        std::fs::write(out_dir.join("descriptors.bin"), bare.encode_to_vec())?;
+    }
     let mut config = prost_build::Config::new();
     config.bytes(["."]).enable_type_names();
     tonic_prost_build::configure()

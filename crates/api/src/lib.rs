@@ -3,6 +3,8 @@
 //! The types are generated from `proto/` at build time. Field and message names are etcd's, in Rust's case.
 
 pub mod error;
+#[cfg(feature = "json")]
+pub mod json;
 
 /// Includes one generated package. Its code is not ours to lint.
 macro_rules! package {

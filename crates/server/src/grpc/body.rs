@@ -33,6 +33,8 @@ pub(crate) enum Body {
     /// The message has gone, the trailers are left.
     TrailersLeft,
     Stream(Box<dyn MessageStream>),
+    /// The JSON gateway's answers to a streaming call.
+    Lines(Box<retcd_gateway::Lines>),
 }
 
 impl http_body::Body for Body {
@@ -72,6 +74,14 @@ impl http_body::Body for Body {
                 Poll::Ready(None) => {
                     *body = Body::Empty;
                     Frame::trailers(trailers(None))
+                }
+            },
+            Body::Lines(lines) => match lines.poll_line(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(line)) => Frame::data(line),
+                Poll::Ready(None) => {
+                    *body = Body::Empty;
+                    return Poll::Ready(None);
                 }
             },
         };

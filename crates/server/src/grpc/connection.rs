@@ -186,8 +186,7 @@ async fn answer(
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !is_grpc || settings.scope == Scope::Metrics {
-        let (head, _) = request.into_parts();
-        return services::http::answer(head, settings.scope, services).await;
+        return services::http::answer(request, settings, services).await;
     }
     if request.method() != Method::POST {
         return status_only(&RpcError::other(Code::Internal, "gRPC calls are POST requests"));
@@ -208,7 +207,7 @@ async fn answer(
             Ok(message) => services::server_stream(rpc, services, message),
             Err(error) => Err(error),
         },
-        Kind::BidiStream => services::bidi_stream(rpc, services, Requests { body, reader }),
+        Kind::BidiStream => services::bidi_stream(rpc, services, Requests::Grpc { body, reader }),
     };
     services.end(rpc, started, answer.as_ref().err());
     match answer {
@@ -281,9 +280,22 @@ async fn read_only_message(
 }
 
 /// The requests of a streaming call as they come.
-pub(crate) struct Requests {
-    body: Incoming,
-    reader: MessageReader,
+pub(crate) enum Requests {
+    Grpc {
+        body: Incoming,
+        reader: MessageReader,
+    },
+    /// From another door than gRPC's.
+    Other(Box<dyn MessageSource>),
+}
+
+/// Encoded requests, wherever they come from.
+pub(crate) trait MessageSource: Send {
+    /// As [`Requests::poll_next`].
+    fn poll_next(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, RpcError>>>;
 }
 
 impl Requests {
@@ -292,20 +304,24 @@ impl Requests {
         &mut self,
         context: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Bytes, RpcError>>> {
+        let (body, reader) = match self {
+            Requests::Grpc { body, reader } => (body, reader),
+            Requests::Other(source) => return source.poll_next(context),
+        };
         loop {
-            match self.reader.next() {
+            match reader.next() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            match std::task::ready!(Pin::new(&mut *body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.reader.push(data);
+                        reader.push(data);
                     }
                 }
                 Some(Err(_)) => return Poll::Ready(Some(Err(RpcError::ContextCanceled))),
-                None => return Poll::Ready(self.reader.finish().err().map(Err)),
+                None => return Poll::Ready(reader.finish().err().map(Err)),
             }
         }
     }

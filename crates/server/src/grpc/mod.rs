@@ -14,5 +14,5 @@ mod framing;
 mod metadata;
 
 pub(crate) use body::{Body, MessageStream};
-pub(crate) use framing::{FRAME_PREFIX_BYTES, frame_prefix};
+pub(crate) use framing::{FRAME_PREFIX_BYTES, MessageReader, frame_prefix};
 pub(crate) use metadata::Metadata;

@@ -1,21 +1,42 @@
-//! HTTP for operators' tools on the client port: this member as `http.rs` asks about it.
+//! What is not gRPC on the client port: the JSON gateway, and operators' tools, to whom this member is what `http.rs` asks
+//! about.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
 
 use super::Services;
+use super::gateway::Backstage;
 use crate::grpc::Body;
+use crate::grpc::connection::Settings;
 use crate::http::{self as operators, Alarm, HealthSource, Scope};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
 
 /// Answers a request that is not gRPC.
-pub(crate) async fn answer(head: Parts, scope: Scope, services: &Services) -> Response<Body> {
-    let request = Request::from_parts(head, ());
-    operators::handle(scope, &request, services).await.map(Body::Plain)
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    settings: &Settings,
+    services: &Arc<Services>,
+) -> Response<Body> {
+    let is_for_gateway = settings.scope == Scope::Client
+        && services.config.enable_grpc_gateway
+        && retcd_gateway::serves(request.uri().path())
+        && request.method() != Method::OPTIONS;
+    if !is_for_gateway {
+        return operators::handle(settings.scope, &request, &**services).await.map(Body::Plain);
+    }
+    let limits = retcd_gateway::Limits { message_bytes_max: settings.message_bytes_max };
+    let mut response = retcd_gateway::handle(request, &Backstage(services), limits).await;
+    operators::allow_all_origins(response.headers_mut());
+    response.map(|body| match body {
+        retcd_gateway::Body::Whole(body) => Body::Plain(body),
+        retcd_gateway::Body::Lines(lines) => Body::Lines(lines),
+    })
 }
 
 impl HealthSource for Services {

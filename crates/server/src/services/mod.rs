@@ -6,6 +6,7 @@
 
 mod client_requests;
 mod cluster;
+mod gateway;
 mod guard;
 mod header;
 mod health;
