@@ -101,6 +101,12 @@ impl Client {
         Client { timeout: Some(timeout), ..self.clone() }
     }
 
+    /// The same client, whose calls take as long as they take.
+    #[must_use]
+    pub fn without_timeout(&self) -> Self {
+        Client { timeout: None, ..self.clone() }
+    }
+
     /// The same client, whose requests are refused by members that know no leader.
     #[must_use]
     pub fn needing_leader(&self) -> Self {

@@ -1,6 +1,8 @@
 //! The client library: typed calls to an etcd cluster over several endpoints.
 //!
 //! ```text
+//!   concurrency   naming                            recipes for many processes, and services by name
+//!                    │
 //!   kv  txn  watch  lease  cluster  maintenance     one file per service, thin and typed
 //!                    │
 //!                 client        deadline, metadata, size limit, retry rule
@@ -17,14 +19,35 @@
 //! sent to the next endpoint; a read may also be repeated when an answer got lost or said `Unavailable`; a write
 //! may not, since it could have been applied. Long-lived streams ([`Watcher`], [`KeepAlive`]) find a new endpoint
 //! and go on where they were.
+//!
+//! ```no_run
+//! use retcd_api::etcdserverpb::{PutRequest, RangeRequest};
+//! use retcd_client::{Client, Config};
+//!
+//! # async fn example() -> Result<(), retcd_client::Error> {
+//! let config = Config { endpoints: vec!["127.0.0.1:2379".into()], ..Config::default() };
+//! let client = Client::new(&config)?.with_timeout(std::time::Duration::from_secs(5));
+//! client.put(PutRequest { key: "k".into(), value: "v".into(), ..Default::default() }).await?;
+//! let found = client.range(RangeRequest { key: "k".into(), ..Default::default() }).await?;
+//! assert_eq!(found.kvs[0].value, "v");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where to look further: [`Client::watch`] for events, [`concurrency::Session`] for a lease that is kept alive,
+//! [`concurrency::Mutex`], [`concurrency::Election`] and [`concurrency::transact`] for agreement,
+//! [`naming::Endpoints`] and [`naming::resolve`] for services by name. Each has a runnable program in `examples/`.
 
 mod channel;
 mod client;
 mod cluster;
+pub mod concurrency;
 mod error;
 mod kv;
 mod lease;
 mod maintenance;
+pub mod naming;
+mod subscription;
 mod txn;
 mod watch;
 
@@ -32,5 +55,6 @@ pub use client::{Client, Config};
 pub use error::Error;
 pub use kv::{RangeStream, from_key_range, prefix_end, prefix_range};
 pub use lease::KeepAlive;
+pub use subscription::Subscription;
 pub use txn::{Txn, compare};
 pub use watch::{Watcher, cancellation, is_progress_notify};
