@@ -6,6 +6,7 @@
 
 mod client_requests;
 mod cluster;
+mod election;
 mod gateway;
 mod guard;
 mod header;
@@ -13,7 +14,9 @@ mod health;
 pub(crate) mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod waiting_line;
 mod watch;
 
 use std::sync::Arc;
@@ -240,6 +243,12 @@ pub(crate) async fn unary(
             Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
         }
         Rpc::Authenticate => Err(RpcError::AuthNotEnabled),
+        Rpc::Lock => lock::lock(services, message).await,
+        Rpc::Unlock => lock::unlock(services, message).await,
+        Rpc::Campaign => election::campaign(services, message).await,
+        Rpc::Proclaim => election::proclaim(services, message).await,
+        Rpc::Leader => election::leader(services, message).await,
+        Rpc::Resign => election::resign(services, message).await,
         Rpc::MemberAdd
         | Rpc::MemberRemove
         | Rpc::MemberUpdate
@@ -260,13 +269,7 @@ pub(crate) async fn unary(
         | Rpc::RoleList
         | Rpc::RoleDelete
         | Rpc::RoleGrantPermission
-        | Rpc::RoleRevokePermission
-        | Rpc::Lock
-        | Rpc::Unlock
-        | Rpc::Campaign
-        | Rpc::Proclaim
-        | Rpc::Leader
-        | Rpc::Resign => Err(not_available(rpc)),
+        | Rpc::RoleRevokePermission => Err(not_available(rpc)),
         Rpc::RangeStream
         | Rpc::Watch
         | Rpc::LeaseKeepAlive
@@ -286,6 +289,7 @@ pub(crate) fn server_stream(
     match rpc {
         Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
         Rpc::HealthWatch => Ok(Body::Stream(Box::new(health::Watch::open(&decode(message)?)))),
+        Rpc::Observe => Ok(Body::Stream(Box::new(election::Observe::open(services, message)?))),
         _ => Err(not_available(rpc)),
     }
 }

@@ -8,20 +8,21 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use retcd_api::error::RpcError;
-use retcd_api::etcdserverpb::WatchRequest;
+use retcd_api::etcdserverpb::watch_request::RequestUnion;
+use retcd_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use retcd_state_machine::backend::{Encoded, Failure};
 use retcd_state_machine::mvcc::Record;
 use retcd_state_machine::watch::{self, History, HistoryError, Hub, StreamId};
 use tokio::sync::Notify;
 
 use super::{Services, decode};
-use crate::grpc::MessageStream;
 use crate::grpc::connection::Requests;
+use crate::grpc::{MessageReader, MessageStream};
 use crate::node::{self, NodeHandle};
 
 /// A stream with more unread output than this is parked.
@@ -144,6 +145,17 @@ impl LocalHub {
         self.count();
     }
 
+    /// Output of a stream, or the end of it when the member stops. `None`: nothing yet.
+    fn take_output(&mut self, id: StreamId) -> Option<Result<Bytes, RpcError>> {
+        let Some(output) = self.hub.take_output(id, OUTPUT_BYTES_MAX) else {
+            return self.is_stopping.then_some(Err(RpcError::Stopped));
+        };
+        if self.hub.is_behind() {
+            self.work.notify_one();
+        }
+        Some(Ok(output))
+    }
+
     fn advance(&mut self) {
         let result = self.hub.advance(&self.store);
         or_fatal(result);
@@ -226,9 +238,84 @@ pub(crate) async fn run_hub() {
     }
 }
 
-/// One watch stream.
+/// A stream of this thread's hub. Closed when dropped.
+struct HubStream(StreamId);
+
+impl HubStream {
+    fn open() -> Self {
+        HubStream(LocalHub::with(LocalHub::open_stream))
+    }
+}
+
+impl Drop for HubStream {
+    fn drop(&mut self) {
+        // While a thread ends, its hub may be gone before its streams.
+        let _ = HUB.try_with(|local| {
+            if let Ok(mut local) = local.try_borrow_mut()
+                && let Some(local) = local.as_mut()
+            {
+                local.close_stream(self.0);
+            }
+        });
+    }
+}
+
+/// What a service of the member itself watches: the same hub, without a connection.
+///
+/// As any watch it costs nothing until one of its events happens. Everything that it tells is read by
+/// [`poll_next`](Self::poll_next), which must be called on the thread that opened it.
+pub(super) struct Subscription {
+    in_hub: HubStream,
+    frames: MessageReader,
+}
+
+impl Subscription {
+    pub(super) fn open(watchers: impl IntoIterator<Item = WatchCreateRequest>) -> Self {
+        let in_hub = HubStream::open();
+        LocalHub::with(|local| {
+            for watcher in watchers {
+                let request_union = Some(RequestUnion::CreateRequest(watcher));
+                local.request(in_hub.0, WatchRequest { request_union });
+            }
+        });
+        // What the hub wrote has no limit: it was a client's request once, and was small enough.
+        Subscription { in_hub, frames: MessageReader::new(usize::MAX, false) }
+    }
+
+    /// The next answer that has events, or says that history before its watcher's start was compacted.
+    ///
+    /// # Errors
+    /// The member stops.
+    pub(super) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<WatchResponse, RpcError>> {
+        loop {
+            while let Some(message) = self.frames.next()? {
+                let response: WatchResponse = decode(message)?;
+                if response.canceled || !response.events.is_empty() {
+                    return Poll::Ready(Ok(response));
+                }
+            }
+            self.frames.push(ready!(self.poll_output(context))?);
+        }
+    }
+
+    fn poll_output(&self, context: &mut Context<'_>) -> Poll<Result<Bytes, RpcError>> {
+        let id = self.in_hub.0;
+        LocalHub::with(|local| {
+            if let Some(output) = local.take_output(id) {
+                return Poll::Ready(output);
+            }
+            local.wakers.insert(id, context.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
+/// One watch stream of a client.
 pub(super) struct Stream {
-    id: StreamId,
+    in_hub: HubStream,
     requests: Requests,
     /// The client sends no more requests; events keep coming.
     is_half_closed: bool,
@@ -236,7 +323,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn open(_: &Arc<Services>, requests: Requests) -> Self {
-        Stream { id: LocalHub::with(LocalHub::open_stream), requests, is_half_closed: false }
+        Stream { in_hub: HubStream::open(), requests, is_half_closed: false }
     }
 
     /// Reads requests while the stream may answer them.
@@ -245,11 +332,11 @@ impl Stream {
         local: &mut LocalHub,
         context: &mut Context<'_>,
     ) -> Result<(), RpcError> {
-        while !self.is_half_closed && local.hub.accepts_requests(self.id) {
+        while !self.is_half_closed && local.hub.accepts_requests(self.in_hub.0) {
             match self.requests.poll_next(context) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.is_half_closed = true,
-                Poll::Ready(Some(message)) => local.request(self.id, decode(message?)?),
+                Poll::Ready(Some(message)) => local.request(self.in_hub.0, decode(message?)?),
             }
         }
         Ok(())
@@ -266,34 +353,15 @@ impl MessageStream for Stream {
                 if let Err(error) = self.read_requests(local, context) {
                     return Poll::Ready(Some(Err(error)));
                 }
-                if let Some(output) = local.hub.take_output(self.id, OUTPUT_BYTES_MAX) {
-                    if local.hub.is_behind() {
-                        local.work.notify_one();
-                    }
-                    return Poll::Ready(Some(Ok(output)));
-                }
-                if local.is_stopping {
-                    return Poll::Ready(Some(Err(RpcError::Stopped)));
+                if let Some(output) = local.take_output(self.in_hub.0) {
+                    return Poll::Ready(Some(output));
                 }
                 // A stream that was full may have requests waiting, now that it is not.
-                if self.is_half_closed || local.hub.accepts_requests(self.id) {
-                    local.wakers.insert(self.id, context.waker().clone());
+                if self.is_half_closed || local.hub.accepts_requests(self.in_hub.0) {
+                    local.wakers.insert(self.in_hub.0, context.waker().clone());
                     return Poll::Pending;
                 }
             }
         })
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // While a thread ends, its hub may be gone before its streams.
-        let _ = HUB.try_with(|local| {
-            if let Ok(mut local) = local.try_borrow_mut()
-                && let Some(local) = local.as_mut()
-            {
-                local.close_stream(self.id);
-            }
-        });
     }
 }
