@@ -149,7 +149,6 @@ async fn leases_hold_keys_until_they_are_revoked_or_expire() {
 }
 
 #[tokio::test]
-#[ignore = "the lock service is not in this release"]
 async fn the_lock_service_lets_one_in() {
     let (server, mut client) = Server::start().await;
     let first = client.lock("mutex", None).await.unwrap();
@@ -170,7 +169,6 @@ async fn the_lock_service_lets_one_in() {
 }
 
 #[tokio::test]
-#[ignore = "the election service is not in this release"]
 async fn the_election_service_knows_its_leader() {
     let (_server, mut client) = Server::start().await;
     let lease = client.lease_grant(60, None).await.unwrap().id();
