@@ -101,6 +101,16 @@ impl Client {
         Client { timeout: Some(timeout), ..self.clone() }
     }
 
+    /// The same client, whose requests carry `token`.
+    ///
+    /// # Errors
+    /// `InvalidAuthToken` for a token that no header can carry.
+    pub fn with_token(&self, token: &str) -> Result<Self, Error> {
+        let token =
+            MetadataValue::try_from(token).map_err(|_| Error::Rpc(RpcError::InvalidAuthToken))?;
+        Ok(Client { token: Some(token), ..self.clone() })
+    }
+
     /// The same client, whose calls take as long as they take.
     #[must_use]
     pub fn without_timeout(&self) -> Self {

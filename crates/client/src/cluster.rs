@@ -1,7 +1,12 @@
 //! Membership.
 
 use retcd_api::etcdserverpb::cluster_client::ClusterClient;
-use retcd_api::etcdserverpb::{MemberListRequest, MemberListResponse};
+use retcd_api::etcdserverpb::{
+    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
+    MemberUpdateRequest, MemberUpdateResponse,
+};
+use tonic::transport::Channel;
 
 use crate::client::Retry;
 use crate::{Client, Error};
@@ -9,15 +14,57 @@ use crate::{Client, Error};
 impl Client {
     /// Lists the members: as agreed by the cluster, or as this member happens to know them.
     pub async fn member_list(&self, linearizable: bool) -> Result<MemberListResponse, Error> {
-        self.call(
-            Retry::Repeatable,
-            MemberListRequest { linearizable },
-            |channel, request| async move {
-                let mut client =
-                    ClusterClient::new(channel).max_decoding_message_size(self.response_bytes_max);
-                client.member_list(request).await
-            },
-        )
+        let request = MemberListRequest { linearizable };
+        self.call(Retry::Repeatable, request, |channel, request| async move {
+            self.cluster(channel).member_list(request).await
+        })
         .await
+    }
+
+    /// Makes room for a member that other members will find at `peer_urls`. It counts for the quorum from now on,
+    /// unless it is a learner.
+    pub async fn member_add(
+        &self,
+        peer_urls: Vec<String>,
+        is_learner: bool,
+    ) -> Result<MemberAddResponse, Error> {
+        let request = MemberAddRequest { peer_ur_ls: peer_urls, is_learner };
+        self.call(Retry::Once, request, |channel, request| async move {
+            self.cluster(channel).member_add(request).await
+        })
+        .await
+    }
+
+    /// Removes a member for good; its id never comes back.
+    pub async fn member_remove(&self, id: u64) -> Result<MemberRemoveResponse, Error> {
+        self.call(Retry::Once, MemberRemoveRequest { id }, |channel, request| async move {
+            self.cluster(channel).member_remove(request).await
+        })
+        .await
+    }
+
+    /// Tells the other members where a member is to be found.
+    pub async fn member_update(
+        &self,
+        id: u64,
+        peer_urls: Vec<String>,
+    ) -> Result<MemberUpdateResponse, Error> {
+        let request = MemberUpdateRequest { id, peer_ur_ls: peer_urls };
+        self.call(Retry::Once, request, |channel, request| async move {
+            self.cluster(channel).member_update(request).await
+        })
+        .await
+    }
+
+    /// Makes a learner a voter.
+    pub async fn member_promote(&self, id: u64) -> Result<MemberPromoteResponse, Error> {
+        self.call(Retry::Once, MemberPromoteRequest { id }, |channel, request| async move {
+            self.cluster(channel).member_promote(request).await
+        })
+        .await
+    }
+
+    fn cluster(&self, channel: Channel) -> ClusterClient<Channel> {
+        ClusterClient::new(channel).max_decoding_message_size(self.response_bytes_max)
     }
 }

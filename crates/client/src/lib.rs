@@ -3,7 +3,7 @@
 //! ```text
 //!   concurrency   naming                            recipes for many processes, and services by name
 //!                    │
-//!   kv  txn  watch  lease  cluster  maintenance     one file per service, thin and typed
+//!   kv  txn  watch  lease  auth  cluster  maintenance     one file per service, thin and typed
 //!                    │
 //!                 client        deadline, metadata, size limit, retry rule
 //!                    │
@@ -38,6 +38,7 @@
 //! [`concurrency::Mutex`], [`concurrency::Election`] and [`concurrency::transact`] for agreement,
 //! [`naming::Endpoints`] and [`naming::resolve`] for services by name. Each has a runnable program in `examples/`.
 
+mod auth;
 mod channel;
 mod client;
 mod cluster;
@@ -55,6 +56,7 @@ pub use client::{Client, Config};
 pub use error::Error;
 pub use kv::{RangeStream, from_key_range, prefix_end, prefix_range};
 pub use lease::KeepAlive;
+pub use maintenance::Snapshot;
 pub use subscription::Subscription;
 pub use txn::{Txn, compare};
 pub use watch::{Watcher, cancellation, is_progress_notify};

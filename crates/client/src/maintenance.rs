@@ -2,13 +2,19 @@
 //! purpose has exactly one.
 
 use retcd_api::etcdserverpb::alarm_request::AlarmAction;
+use retcd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use retcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use retcd_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, HashKvRequest, HashKvResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
+use tokio::time::{Instant, timeout_at};
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::client::Retry;
+use crate::error::Failure;
 use crate::{Client, Error};
 
 impl Client {
@@ -37,7 +43,82 @@ impl Client {
         .await
     }
 
+    /// Ends one alarm, as [`Self::alarm_list`] reported it.
+    pub async fn alarm_disarm(&self, alarm: AlarmMember) -> Result<AlarmResponse, Error> {
+        let request = AlarmRequest {
+            action: AlarmAction::Deactivate.into(),
+            member_id: alarm.member_id,
+            alarm: alarm.alarm,
+        };
+        self.call(Retry::Once, request, |channel, request| async move {
+            self.maintenance(channel).alarm(request).await
+        })
+        .await
+    }
+
+    /// Gives free pages of the member's database file back to the file system. The member does nothing else meanwhile.
+    pub async fn defragment(&self) -> Result<DefragmentResponse, Error> {
+        self.call(Retry::Once, DefragmentRequest {}, |channel, request| async move {
+            self.maintenance(channel).defragment(request).await
+        })
+        .await
+    }
+
+    /// Makes another member the leader. Only the leader itself carries this out.
+    pub async fn move_leader(&self, target_id: u64) -> Result<MoveLeaderResponse, Error> {
+        self.call(Retry::Once, MoveLeaderRequest { target_id }, |channel, request| async move {
+            self.maintenance(channel).move_leader(request).await
+        })
+        .await
+    }
+
+    /// Checks, starts or cancels a downgrade of the cluster to `version`.
+    pub async fn downgrade(
+        &self,
+        action: DowngradeAction,
+        version: &str,
+    ) -> Result<DowngradeResponse, Error> {
+        let request = DowngradeRequest { action: action.into(), version: version.to_owned() };
+        self.call(Retry::Once, request, |channel, request| async move {
+            self.maintenance(channel).downgrade(request).await
+        })
+        .await
+    }
+
+    /// Begins to receive the member's whole database, as it is at this moment. The timeout of the client is one for
+    /// all of it.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        let replies = self
+            .call(Retry::Once, SnapshotRequest {}, |channel, request| async move {
+                self.maintenance(channel).snapshot(request).await
+            })
+            .await?;
+        Ok(Snapshot { replies, deadline })
+    }
+
     fn maintenance(&self, channel: Channel) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(channel).max_decoding_message_size(self.response_bytes_max)
+    }
+}
+
+/// A database on its way here.
+#[derive(Debug)]
+pub struct Snapshot {
+    replies: Streaming<SnapshotResponse>,
+    deadline: Option<Instant>,
+}
+
+impl Snapshot {
+    /// The next piece; `None` after the last one. The last 32 bytes are a SHA-256 of all before them.
+    pub async fn next(&mut self) -> Result<Option<SnapshotResponse>, Error> {
+        let next = self.replies.message();
+        let piece = match self.deadline {
+            Some(deadline) => timeout_at(deadline, next)
+                .await
+                .map_err(|_| Error::DeadlineExceeded { last_attempt: None })?,
+            None => next.await,
+        };
+        piece.map_err(|status| Failure::from(status).into())
     }
 }

@@ -10,15 +10,31 @@ use crate::log;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// A request failed, or the command line could not be read.
-    Error = 1,
-    BadConnection = 2,
+    Error,
+    BadConnection,
     /// What stdin said makes no sense.
-    InvalidInput = 3,
+    InvalidInput,
     /// A valid flag with a value that is not supported.
-    BadFeature = 4,
-    /// The server ended the watch.
-    Interrupted = 5,
-    BadArgs = 128,
+    BadFeature,
+    /// The server ended the watch, or a snapshot could not be saved.
+    Interrupted,
+    BadArgs,
+    /// That of a command that was run.
+    Child(u8),
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Error => 1,
+            Exit::BadConnection => 2,
+            Exit::InvalidInput => 3,
+            Exit::BadFeature => 4,
+            Exit::Interrupted => 5,
+            Exit::BadArgs => 128,
+            Exit::Child(code) => code,
+        }
+    }
 }
 
 /// Why the program ends early.
@@ -57,6 +73,10 @@ impl Failure {
         Failure { last_attempt, ..Failure::new(exit, error.to_string()) }
     }
 
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
+        Failure { exit, ..self }
+    }
+
     pub(crate) fn with_usage(self, usage: String) -> Self {
         Failure { usage: Some(usage), ..self }
     }
@@ -76,7 +96,7 @@ impl Failure {
         if let Some(usage) = &self.usage {
             eprintln!("{usage}");
         }
-        ExitCode::from(self.exit as u8)
+        ExitCode::from(self.exit.code())
     }
 }
 

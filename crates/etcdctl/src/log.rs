@@ -34,6 +34,11 @@ pub(crate) fn retry(last_attempt: &str) {
     );
 }
 
+/// What a long command is doing.
+pub(crate) fn info(message: &str, facts: &[(&str, &str)]) {
+    line("info", message, facts);
+}
+
 fn line(level: &str, message: &str, facts: &[(&str, &str)]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let line = json::object(|object| {

@@ -8,6 +8,8 @@
 //!   commands/   one file per command: arguments → request → reply
 //!   print/      one file per output format: reply → bytes
 //!   go/         how Go writes and reads strings, numbers, durations and JSON
+//!   line_up.rs  what locks and elections have in common
+//!   password.rs asking for passwords without showing them
 //!   session.rs  global flags and environment → client, printer, time limit
 //! ```
 //!
@@ -19,7 +21,9 @@ mod cli;
 mod commands;
 mod failure;
 mod go;
+mod line_up;
 mod log;
+mod password;
 mod print;
 mod session;
 mod words;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb::AuthenticateRequest;
 use retcd_client::{Client, Config, Error};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Flag, Flags, Invocation, not_yet};
 use crate::failure::{Exit, Failure};
-use crate::log;
 use crate::print::{Format, Printer, Reply};
+use crate::{log, password};
 
 const PREFIX: &str = "ETCDCTL_";
 
@@ -50,6 +52,7 @@ pub(crate) struct Session {
     runtime: Runtime,
     config: Config,
     client: Client,
+    credentials: Option<Credentials>,
     command_timeout: Duration,
     is_timeout_given: bool,
     pub(crate) printer: Printer,
@@ -68,21 +71,30 @@ impl Session {
             print_settings(invocation, &flags);
         }
         refuse_what_is_missing(&flags)?;
-        let config = config(&flags);
+        let mut config = config(&flags);
+        let credentials = if config.token.is_none() { credentials(&flags)? } else { None };
         let printer =
             Printer { format: Format::from_name(flags.text("write-out"))?, hex: flags.bool("hex") };
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
-        let client = {
+        let mut client = {
             let _entered = runtime.enter();
             Client::new(&config).map_err(|error| Failure::bad_args(error.to_string()))?
         };
+        if let Some(credentials) = &credentials {
+            config.token = runtime
+                .block_on(log_in(&client, config.dial_timeout, credentials))
+                .map_err(|error| Failure::request_with(Exit::BadConnection, &error))?;
+            client = with_token(&client, config.token.as_deref())
+                .map_err(|error| Failure::request_with(Exit::BadConnection, &error))?;
+        }
         Ok(Session {
             runtime,
             config,
             client,
+            credentials,
             command_timeout: flags.duration("command-timeout"),
             is_timeout_given: flags.is_changed("command-timeout"),
             printer,
@@ -113,6 +125,15 @@ impl Session {
         self.client.clone()
     }
 
+    /// The client of commands that have been waiting: tokens that nobody uses end after a while, so there is a new one.
+    pub(crate) async fn renewed_client(&self) -> Result<Client, Error> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(self.client());
+        };
+        let token = log_in(&self.client, self.config.dial_timeout, credentials).await?;
+        with_token(&self.client(), token.as_deref())
+    }
+
     /// The endpoints as they were given.
     pub(crate) fn endpoints(&self) -> &[String] {
         &self.config.endpoints
@@ -124,6 +145,55 @@ impl Session {
         let _entered = self.runtime.enter();
         Ok(Client::new(&config)?.with_timeout(self.command_timeout))
     }
+}
+
+/// Who somebody claims to be.
+pub(crate) struct Credentials {
+    pub(crate) name: String,
+    pub(crate) password: String,
+}
+
+impl Credentials {
+    /// `user` is `name` or `name:password`. A password that is given nowhere is asked for, with `prompt`.
+    pub(crate) fn read(user: &str, password: &str, prompt: &str) -> Result<Option<Self>, Failure> {
+        if user.is_empty() {
+            return Ok(None);
+        }
+        let (name, password) = match user.split_once(':') {
+            _ if !password.is_empty() => (user, password.to_owned()),
+            Some((name, password)) => (name, password.to_owned()),
+            None => (user, password::ask(prompt)?),
+        };
+        Ok(Some(Credentials { name: name.to_owned(), password }))
+    }
+}
+
+fn credentials(flags: &Flags) -> Result<Option<Credentials>, Failure> {
+    Credentials::read(flags.text("user"), flags.text("password"), "Password: ")
+}
+
+/// A token for whoever it is; `None` when nobody is asked, or without a password, which no server would accept.
+pub(crate) async fn log_in(
+    client: &Client,
+    timeout: Duration,
+    credentials: &Credentials,
+) -> Result<Option<String>, Error> {
+    if credentials.name.is_empty() || credentials.password.is_empty() {
+        return Ok(None);
+    }
+    let request = AuthenticateRequest {
+        name: credentials.name.clone(),
+        password: credentials.password.clone(),
+    };
+    match client.with_timeout(timeout).authenticate(request).await {
+        Ok(reply) => Ok(Some(reply.token)),
+        Err(Error::Rpc(RpcError::AuthNotEnabled)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn with_token(client: &Client, token: Option<&str>) -> Result<Client, Error> {
+    token.map_or(Ok(client.clone()), |token| client.with_token(token))
 }
 
 /// Every inherited flag may be given by an environment variable, but not by both.
@@ -167,14 +237,14 @@ fn print_settings(invocation: &Invocation, flags: &Flags) {
     }
 }
 
-/// TLS, passwords and discovery are not there yet; doing without them silently would be worse than refusing.
+/// TLS and discovery are not there yet; doing without them silently would be worse than refusing.
 fn refuse_what_is_missing(flags: &Flags) -> Result<(), Failure> {
     for name in ["cert", "key", "cacert"] {
         if flags.is_changed(name) && flags.text(name).is_empty() {
             return Err(Failure::bad_args(format!("empty string is passed to --{name} option")));
         }
     }
-    for name in ["cert", "key", "cacert", "user", "discovery-srv"] {
+    for name in ["cert", "key", "cacert", "discovery-srv"] {
         if !flags.text(name).is_empty() {
             return Err(not_yet(&format!("--{name}")));
         }

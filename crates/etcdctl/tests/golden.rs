@@ -6,13 +6,14 @@
 //! comments. Whatever differs between two runs (ids, times, sizes, ports) is masked by a word in capitals.
 //!
 //! `UPDATE_GOLDENFILES=1` rewrites the scripts; then read the diff. The server is the one that `testkit` chooses; the
-//! first line of a script may ask for one that knows etcd 3.7's requests, with `# needs 3.7`.
+//! first line of a script may ask for one that knows etcd 3.7's requests, with `# needs 3.7`, or for real etcd, with
+//! `# needs real etcd`, for services that this workspace's server does not have yet.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use retcd_testkit::{Member, Outcome, Tool, server_binary};
+use retcd_testkit::{Member, Outcome, Tool, real_etcd, server_binary};
 
 #[test]
 fn scripts_print_what_they_always_printed() {
@@ -30,7 +31,16 @@ fn scripts_print_what_they_always_printed() {
 /// Plays a script; on failure, says what differs.
 fn replay(etcdctl: &Path, script: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(script).unwrap();
-    let member = Member::start(&server_binary(), &[]);
+    let server = if text.starts_with("# needs real etcd") {
+        let Some(dir) = real_etcd() else {
+            println!("skipped: {} needs ETCD_REAL", script.display());
+            return Ok(());
+        };
+        dir.join("etcd")
+    } else {
+        server_binary()
+    };
+    let member = Member::start(&server, &[]);
     let tool = Tool::new(etcdctl, &member.endpoint());
     if text.starts_with("# needs 3.7") && !tool.expect(&["endpoint", "status"]).contains(", 3.7.") {
         println!("skipped: {} needs a server of 3.7", script.display());
@@ -93,6 +103,8 @@ struct Session {
     masks: Vec<(String, &'static str)>,
     /// The id of the lease that was granted last, which scripts call `LEASE`.
     lease: String,
+    /// The id of the only member, which scripts call `MEMBER_ID`.
+    member_id: String,
 }
 
 impl Session {
@@ -111,11 +123,15 @@ impl Session {
             (member.to_string(), "MEMBER"),
             (format!("{member:x}"), "MEMBER_HEX"),
         ];
-        Session { tool, endpoint, masks, lease: String::new() }
+        let member_id = format!("{member:x}");
+        Session { tool, endpoint, masks, lease: String::new(), member_id }
     }
 
     fn play(&mut self, line: &str, stdin: &str) -> String {
-        let line = line.replace("LEASE", &self.lease).replace("ENDPOINT", &self.endpoint);
+        let line = line
+            .replace("LEASE", &self.lease)
+            .replace("ENDPOINT", &self.endpoint)
+            .replace("MEMBER_ID", &self.member_id);
         let words = shell_words(&line);
         let mut words = words.iter().map(String::as_str).peekable();
         let mut tool = self.tool.clone();
@@ -183,6 +199,7 @@ fn mask_line(line: &str) -> String {
         ("\"Hash\" : ", "HASH"),
         ("\"Took\" : ", "TIME"),
         ("took = ", "TIME"),
+        ("]. took ", "TIME"),
         ("remaining(", "SECONDS"),
         ("\"version\":\"3.", "X.Y\""),
         ("\"Version\" : \"3.", "X.Y\""),

@@ -42,6 +42,15 @@ impl Flag {
         Flag { name, short: None, kind: Kind::Int, default: "0", usage }
     }
 
+    /// A number that is not 0 by itself.
+    pub(crate) const fn int_of(
+        name: &'static str,
+        default: &'static str,
+        usage: &'static str,
+    ) -> Self {
+        Flag { name, short: None, kind: Kind::Int, default, usage }
+    }
+
     pub(crate) const fn text(
         name: &'static str,
         default: &'static str,

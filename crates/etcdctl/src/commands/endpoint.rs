@@ -17,10 +17,12 @@ pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
     short: "Endpoint related commands. Use `etcdctl endpoint --help` to see subcommands",
     long: "Endpoint related commands",
-    inherited_flags: &[Flag::bool("cluster", "ask every endpoint of the member list")],
+    inherited_flags: &[CLUSTER],
     subcommands: &[HEALTH, STATUS, HASH_KV],
     ..Command::new("endpoint", "cluster", Action::Group)
 };
+
+pub(super) const CLUSTER: Flag = Flag::bool("cluster", "ask every endpoint of the member list");
 
 const HEALTH: Command = Command {
     short: "Checks that the endpoints answer linearizable reads and have no alarms",
@@ -42,8 +44,8 @@ const HASH_KV: Command = Command {
 };
 
 /// The endpoints to ask: the given ones, or with `--cluster` those that the members announce.
-fn endpoints(session: &Session) -> Result<Vec<String>, Failure> {
-    if !session.flags.bool("cluster") {
+pub(super) fn endpoints(session: &Session, is_cluster: bool) -> Result<Vec<String>, Failure> {
+    if !is_cluster {
         return Ok(session.endpoints().to_vec());
     }
     let reply = session.block_on(session.client().member_list(true)).map_err(|error| {
@@ -56,7 +58,7 @@ fn endpoints(session: &Session) -> Result<Vec<String>, Failure> {
 
 fn health(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
-    let endpoints = endpoints(&session)?;
+    let endpoints = endpoints(&session, session.flags.bool(CLUSTER.name))?;
     let all = session.block_on(async {
         let mut checks = JoinSet::new();
         for endpoint in endpoints {
@@ -132,7 +134,7 @@ fn ask_each<T>(
     ask: impl AsyncFn(Client) -> Result<T, Error>,
 ) -> Result<(Vec<Of<T>>, Option<Error>), Failure> {
     let (mut answers, mut last_failure) = (Vec::new(), None);
-    for endpoint in endpoints(session)? {
+    for endpoint in endpoints(session, session.flags.bool(CLUSTER.name))? {
         let client =
             session.client_of(&endpoint).map_err(|error| Failure::bad_args(error.to_string()))?;
         match session.block_on(ask(client)) {

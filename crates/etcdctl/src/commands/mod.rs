@@ -3,21 +3,31 @@
 //! A command reads its arguments into a request, sends it through a [`crate::session::Session`], and prints the
 //! reply. Arguments are checked before the session is opened, so a bad argument is reported even without a cluster.
 
+mod alarm;
+mod auth;
 mod compaction;
+mod defrag;
 mod del;
+mod downgrade;
+mod elect;
 mod endpoint;
 mod get;
 mod lease;
+mod lock;
 mod member;
+mod move_leader;
 mod options;
 mod put;
+mod role;
+mod snapshot;
 mod txn;
+mod user;
 mod version;
 mod watch;
 
 use crate::cli::{Action, Command};
 use crate::failure::Failure;
-use crate::go::number::parse_int;
+use crate::go::number::{parse_int, parse_uint};
 use crate::session::GLOBAL_FLAGS;
 
 /// The whole of etcdctl. The order is the one in which suggestions are made.
@@ -30,24 +40,24 @@ pub(crate) static ROOT: Command = Command {
         del::COMMAND,
         txn::COMMAND,
         compaction::COMMAND,
-        Command::later("alarm", "cluster"),
-        Command::later("defrag", "cluster"),
+        alarm::COMMAND,
+        defrag::COMMAND,
         endpoint::COMMAND,
-        Command::later("move-leader", "cluster"),
+        move_leader::COMMAND,
         watch::COMMAND,
         version::COMMAND,
         lease::COMMAND,
         member::COMMAND,
-        Command::later("snapshot", "cluster"),
+        snapshot::COMMAND,
         Command::later("make-mirror", "utility"),
-        Command::later("lock", "concurrency"),
-        Command::later("elect", "concurrency"),
-        Command::later("auth", "auth"),
-        Command::later("user", "auth"),
-        Command::later("role", "auth"),
+        lock::COMMAND,
+        elect::COMMAND,
+        auth::COMMAND,
+        user::COMMAND,
+        role::COMMAND,
         Command::later("check", "utility"),
         Command::later("completion", "utility"),
-        Command::later("downgrade", "cluster"),
+        downgrade::COMMAND,
         options::COMMAND,
         HELP,
     ],
@@ -76,6 +86,20 @@ fn is_serializable(consistency: &str) -> Result<bool, Failure> {
 fn lease_id(text: &[u8], what: &str) -> Result<i64, Failure> {
     let parsed = parse_int(&String::from_utf8_lossy(text), 16);
     parsed.map_err(|error| Failure::bad_args(format!("bad {what} ({error}), expecting ID in Hex")))
+}
+
+/// Reads the id of a member, which people write in hexadecimal; the error is Go's.
+fn member_id(text: &[u8]) -> Result<u64, String> {
+    parse_uint(&String::from_utf8_lossy(text), 16)
+}
+
+/// Names travel as text. What is no text is refused in the words of etcd's marshaller.
+fn text(argument: &[u8]) -> Result<String, Failure> {
+    String::from_utf8(argument.to_vec()).map_err(|_| {
+        let message = "rpc error: code = Internal desc = grpc: error while marshaling: \
+                       string field contains invalid UTF-8";
+        Failure::new(crate::failure::Exit::Error, message)
+    })
 }
 
 /// The failure of flags that exclude each other.

@@ -13,6 +13,18 @@ pub(crate) fn parse_int(text: &str, radix: u32) -> Result<i64, String> {
     })
 }
 
+/// Reads an unsigned 64-bit integer, which Go does without any sign.
+pub(crate) fn parse_uint(text: &str, radix: u32) -> Result<u64, String> {
+    let value = if text.starts_with(['+', '-']) {
+        Err("invalid syntax")
+    } else {
+        parse_digits(text, radix, &|_, digits, radix| u64::from_str_radix(digits, radix).ok())
+    };
+    value.map_err(|problem| {
+        format!("strconv.ParseUint: parsing {}: {problem}", quote(text.as_bytes()))
+    })
+}
+
 fn parse_digits<T>(
     text: &str,
     radix: u32,

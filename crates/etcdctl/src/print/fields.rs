@@ -2,20 +2,23 @@
 
 use std::fmt::Display;
 
+use retcd_api::authpb::Permission;
 use retcd_api::etcdserverpb::{
-    HashKvResponse, LeaseTimeToLiveResponse, Member, RangeResponse, ResponseHeader, StatusResponse,
-    TxnResponse, WatchResponse, response_op::Response,
+    AlarmMember, DeleteRangeResponse, HashKvResponse, LeaseTimeToLiveResponse, Member, PutResponse,
+    RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
+    response_op::Response,
 };
 use retcd_api::mvccpb::KeyValue;
 
-use super::{Health, Of, Output, Reply};
+use super::{Health, Of, Output, Reply, unsupported};
+use crate::failure::Failure;
 use crate::go::duration;
 use crate::go::quote::quote;
 
-pub(super) fn render(reply: &Reply<'_>, hex: bool) -> Output {
+pub(super) fn render(reply: &Reply<'_>, hex: bool) -> Result<Output, Failure> {
     let mut fields = Fields { output: Output::default(), hex };
-    fields.reply(reply);
-    fields.output
+    fields.reply(reply)?;
+    Ok(fields.output)
 }
 
 struct Fields {
@@ -24,18 +27,11 @@ struct Fields {
 }
 
 impl Fields {
-    fn reply(&mut self, reply: &Reply<'_>) {
+    fn reply(&mut self, reply: &Reply<'_>) -> Result<(), Failure> {
         match reply {
-            Reply::Put(reply) => {
-                self.header(reply.header.as_ref());
-                self.key_values("Prev", reply.prev_kv.as_ref());
-            }
+            Reply::Put(reply) => self.put(reply),
             Reply::Range(reply) => self.range(reply),
-            Reply::DeleteRange(reply) => {
-                self.header(reply.header.as_ref());
-                self.field("Deleted", reply.deleted);
-                self.key_values("Prev", &reply.prev_kvs);
-            }
+            Reply::DeleteRange(reply) => self.delete_range(reply),
             Reply::Txn(reply) => self.txn(reply),
             Reply::Watch(reply) => self.watch(reply),
             Reply::LeaseGrant(reply) => self.lease(reply.header.as_ref(), reply.id, reply.ttl),
@@ -53,7 +49,29 @@ impl Fields {
             Reply::EndpointHealth(all) => all.iter().for_each(|health| self.health(health)),
             Reply::EndpointStatus(all) => all.iter().for_each(|status| self.status(status)),
             Reply::EndpointHashKv(all) => all.iter().for_each(|hash| self.hash_kv(hash)),
+            Reply::Alarm(reply) => {
+                self.header(reply.header.as_ref());
+                reply.alarms.iter().for_each(|alarm| self.alarm(alarm));
+            }
+            Reply::Done(done) => self.header(done.header.as_ref()),
+            Reply::RoleGet(_, reply) => {
+                self.header(reply.header.as_ref());
+                reply.perm.iter().for_each(|permission| self.permission(permission));
+            }
+            Reply::RoleList(reply) => {
+                self.header(reply.header.as_ref());
+                let names = reply.roles.iter().map(|role| format!(" {}", quote(role.as_bytes())));
+                self.output.line(format!("\"Roles\" :{}", names.collect::<String>()));
+            }
+            Reply::MemberAdd(_)
+            | Reply::MemberChange(_)
+            | Reply::MoveLeader(_)
+            | Reply::Downgrade(..)
+            | Reply::UserGet(..)
+            | Reply::UserList(_)
+            | Reply::AuthStatus(_) => return Err(unsupported("fields")),
         }
+        Ok(())
     }
 
     fn field(&mut self, name: &str, value: impl Display) {
@@ -95,6 +113,17 @@ impl Fields {
         }
     }
 
+    fn put(&mut self, reply: &PutResponse) {
+        self.header(reply.header.as_ref());
+        self.key_values("Prev", reply.prev_kv.as_ref());
+    }
+
+    fn delete_range(&mut self, reply: &DeleteRangeResponse) {
+        self.header(reply.header.as_ref());
+        self.field("Deleted", reply.deleted);
+        self.key_values("Prev", &reply.prev_kvs);
+    }
+
     fn range(&mut self, reply: &RangeResponse) {
         self.header(reply.header.as_ref());
         self.key_values("", &reply.kvs);
@@ -108,8 +137,8 @@ impl Fields {
         for response in reply.responses.iter().filter_map(|response| response.response.as_ref()) {
             match response {
                 Response::ResponseRange(reply) => self.range(reply),
-                Response::ResponsePut(reply) => self.reply(&Reply::Put(reply)),
-                Response::ResponseDeleteRange(reply) => self.reply(&Reply::DeleteRange(reply)),
+                Response::ResponsePut(reply) => self.put(reply),
+                Response::ResponseDeleteRange(reply) => self.delete_range(reply),
                 Response::ResponseTxn(reply) => self.txn(reply),
             }
         }
@@ -180,5 +209,18 @@ impl Fields {
         self.field("Hash", hash.reply.hash);
         self.field("HashRevision", hash.reply.hash_revision);
         self.output.line("");
+    }
+
+    fn alarm(&mut self, alarm: &AlarmMember) {
+        self.id("MemberID", alarm.member_id);
+        self.field("AlarmType", alarm.alarm().as_str_name());
+        self.output.line("");
+    }
+
+    fn permission(&mut self, permission: &Permission) {
+        // etcd has a space too many here.
+        self.field("PermType", format!(" {}", permission.perm_type().as_str_name()));
+        self.quoted("Key", &permission.key);
+        self.quoted("RangeEnd", &permission.range_end);
     }
 }

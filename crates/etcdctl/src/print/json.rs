@@ -3,10 +3,12 @@
 //! Names and order are those of the structs: mostly those of the `.proto` files, but client structs differ, for
 //! leases, watch and the endpoint commands.
 
+use retcd_api::authpb::Permission;
 use retcd_api::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseLeasesResponse, LeaseTimeToLiveResponse, Member,
-    MemberListResponse, PutResponse, RangeResponse, ResponseHeader, StatusResponse, TxnResponse,
-    WatchResponse, response_op::Response,
+    AlarmMember, AlarmResponse, AuthRoleGetResponse, DeleteRangeResponse, HashKvResponse,
+    LeaseLeasesResponse, LeaseTimeToLiveResponse, Member, MemberListResponse, PutResponse,
+    RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
+    response_op::Response,
 };
 use retcd_api::mvccpb::{Event, KeyValue};
 
@@ -42,6 +44,31 @@ fn to_json(reply: &Reply<'_>, hex: bool) -> String {
         Reply::LeaseTimeToLive(reply, _) => time_to_live(reply),
         Reply::LeaseLeases(reply) => leases(reply),
         Reply::MemberList(reply) => member_list(reply, hex),
+        Reply::MemberAdd(reply) => object(|fields| {
+            members_header(fields, reply.header.as_ref(), hex);
+            if let Some(added) = &reply.member {
+                fields.json("member", member(added, hex));
+            }
+            members(fields, &reply.members, hex);
+        }),
+        Reply::MemberChange(change) => member_list(&change.reply, hex),
+        Reply::MoveLeader(done) | Reply::Done(done) => {
+            object(|fields| header(fields, done.header.as_ref()))
+        }
+        Reply::Downgrade(_, reply) => object(|fields| {
+            header(fields, reply.header.as_ref());
+            fields.string_unless_empty("version", &reply.version);
+        }),
+        Reply::Alarm(reply) => alarms(reply),
+        Reply::RoleGet(_, reply) => role(reply),
+        Reply::RoleList(reply) => names(reply.header.as_ref(), "roles", &reply.roles),
+        Reply::UserGet(_, reply) => names(reply.header.as_ref(), "roles", &reply.roles),
+        Reply::UserList(reply) => names(reply.header.as_ref(), "users", &reply.users),
+        Reply::AuthStatus(reply) => object(|fields| {
+            header(fields, reply.header.as_ref());
+            fields.true_only("enabled", reply.enabled);
+            fields.number_unless_zero("authRevision", reply.auth_revision);
+        }),
         Reply::EndpointHealth(all) => array_or_null(all, health),
         Reply::EndpointStatus(all) => array_or_null(all, status),
         Reply::EndpointHashKv(all) => array_or_null(all, hash_kv),
@@ -179,25 +206,31 @@ fn leases(reply: &LeaseLeasesResponse) -> String {
     })
 }
 
-/// With `hex` the ids are strings, which no reader of JSON can round.
 fn member_list(reply: &MemberListResponse, hex: bool) -> String {
-    let hex_header = |header: &ResponseHeader| {
-        object(|fields| {
-            fields.string("cluster_id", &format!("{:x}", header.cluster_id));
-            fields.string("member_id", &format!("{:x}", header.member_id));
-            fields.number_unless_zero("revision", header.revision);
-            fields.number_unless_zero("raft_term", header.raft_term);
-        })
-    };
     object(|fields| {
-        match &reply.header {
-            Some(header) if hex => fields.json("header", hex_header(header)),
-            other => header(fields, other.as_ref()),
-        }
-        if !reply.members.is_empty() {
-            fields.json("members", array(reply.members.iter().map(|one| member(one, hex))));
-        }
+        members_header(fields, reply.header.as_ref(), hex);
+        members(fields, &reply.members, hex);
     })
+}
+
+/// With `hex` the ids are strings, which no reader of JSON can round.
+fn members_header(fields: &mut Fields, of_reply: Option<&ResponseHeader>, hex: bool) {
+    let Some(ids) = of_reply.filter(|_| hex) else {
+        return header(fields, of_reply);
+    };
+    let inner = object(|fields| {
+        fields.string("cluster_id", &format!("{:x}", ids.cluster_id));
+        fields.string("member_id", &format!("{:x}", ids.member_id));
+        fields.number_unless_zero("revision", ids.revision);
+        fields.number_unless_zero("raft_term", ids.raft_term);
+    });
+    fields.json("header", inner);
+}
+
+fn members(fields: &mut Fields, members: &[Member], hex: bool) {
+    if !members.is_empty() {
+        fields.json("members", array(members.iter().map(|one| member(one, hex))));
+    }
 }
 
 fn member(member: &Member, hex: bool) -> String {
@@ -263,6 +296,44 @@ fn hash_kv(hash: &Of<HashKvResponse>) -> String {
     object(|fields| {
         fields.string("Endpoint", &hash.endpoint);
         fields.json("HashKV", inner);
+    })
+}
+
+fn alarms(reply: &AlarmResponse) -> String {
+    let alarm = |alarm: &AlarmMember| {
+        object(|fields| {
+            fields.number_unless_zero("memberID", alarm.member_id);
+            fields.number_unless_zero("alarm", alarm.alarm);
+        })
+    };
+    object(|fields| {
+        header(fields, reply.header.as_ref());
+        if !reply.alarms.is_empty() {
+            fields.json("alarms", array(reply.alarms.iter().map(alarm)));
+        }
+    })
+}
+
+fn role(reply: &AuthRoleGetResponse) -> String {
+    let permission = |permission: &Permission| {
+        object(|fields| {
+            fields.number_unless_zero("permType", permission.perm_type);
+            fields.bytes_unless_empty("key", &permission.key);
+            fields.bytes_unless_empty("range_end", &permission.range_end);
+        })
+    };
+    object(|fields| {
+        header(fields, reply.header.as_ref());
+        if !reply.perm.is_empty() {
+            fields.json("perm", array(reply.perm.iter().map(permission)));
+        }
+    })
+}
+
+fn names(of_reply: Option<&ResponseHeader>, name: &str, names: &[String]) -> String {
+    object(|fields| {
+        header(fields, of_reply);
+        fields.strings_unless_empty(name, names);
     })
 }
 

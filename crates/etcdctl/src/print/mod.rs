@@ -14,12 +14,17 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use retcd_api::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
-    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse,
-    PutResponse, RangeResponse, StatusResponse, TxnResponse, WatchResponse,
+    AlarmResponse, AuthRoleGetResponse, AuthRoleListResponse, AuthStatusResponse,
+    AuthUserGetResponse, AuthUserListResponse, DeleteRangeResponse, DowngradeResponse,
+    HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberAddResponse, MemberListResponse,
+    PutResponse, RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
 };
 
 use crate::failure::{Exit, Failure};
+
+pub(crate) use simple::range;
+pub(crate) use units::size;
 
 /// The value of `--write-out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,20 @@ pub(crate) enum Reply<'a> {
     LeaseTimeToLive(&'a LeaseTimeToLiveResponse, WithKeys),
     LeaseLeases(&'a LeaseLeasesResponse),
     MemberList(&'a MemberListResponse),
+    MemberAdd(&'a MemberAddResponse),
+    MemberChange(&'a MemberChange),
+    MoveLeader(&'a Done),
+    Downgrade(&'static str, &'a DowngradeResponse),
+    Alarm(&'a AlarmResponse),
+    /// Of users and roles.
+    Done(&'a Done),
+    /// With the name of the role.
+    RoleGet(&'a str, &'a AuthRoleGetResponse),
+    RoleList(&'a AuthRoleListResponse),
+    /// With the name of the user.
+    UserGet(&'a str, &'a AuthUserGetResponse),
+    UserList(&'a AuthUserListResponse),
+    AuthStatus(&'a AuthStatusResponse),
     EndpointHealth(&'a [Health]),
     EndpointStatus(&'a [Of<StatusResponse>]),
     EndpointHashKv(&'a [Of<HashKvResponse>]),
@@ -69,6 +88,24 @@ pub(crate) enum Reply<'a> {
 /// Whether the keys of a lease were asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WithKeys(pub(crate) bool);
+
+/// What happened to a member, and who is left.
+#[derive(Debug)]
+pub(crate) struct MemberChange {
+    pub(crate) id: u64,
+    /// As in `Member ID removed from cluster ID`.
+    pub(crate) done: &'static str,
+    /// The replies to all changes have the shape of a list.
+    pub(crate) reply: MemberListResponse,
+}
+
+/// A reply that says nothing but that it is done.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) header: Option<ResponseHeader>,
+    /// What the simple format says. Not always UTF-8, because it may name a key.
+    pub(crate) sentence: Vec<u8>,
+}
 
 /// A reply and the endpoint that it is from.
 #[derive(Debug)]
@@ -107,7 +144,7 @@ impl Printer {
     fn render(self, reply: &Reply<'_>) -> Result<Output, Failure> {
         match self.format {
             Format::Simple { values_only } => Ok(simple::render(reply, self.hex, values_only)),
-            Format::Fields => Ok(fields::render(reply, self.hex)),
+            Format::Fields => fields::render(reply, self.hex),
             Format::Json => Ok(json::render(reply, self.hex)),
             Format::Protobuf => protobuf::render(reply),
             Format::Table => table::render(reply),

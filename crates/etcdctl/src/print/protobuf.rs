@@ -1,7 +1,7 @@
 //! `-w protobuf`: the reply's bytes, without any frame.
 
 use prost::Message;
-use retcd_api::etcdserverpb::{ResponseHeader, WatchResponse};
+use retcd_api::etcdserverpb::{AuthEnableResponse, ResponseHeader, WatchResponse};
 
 use super::{Output, Reply, unsupported};
 use crate::failure::{Exit, Failure};
@@ -15,6 +15,19 @@ pub(super) fn render(reply: &Reply<'_>) -> Result<Output, Failure> {
         Reply::Txn(reply) => reply.encode_to_vec(),
         Reply::Watch(reply) => watch(reply).encode_to_vec(),
         Reply::MemberList(reply) => reply.encode_to_vec(),
+        Reply::MemberAdd(reply) => reply.encode_to_vec(),
+        Reply::MemberChange(change) => change.reply.encode_to_vec(),
+        Reply::Downgrade(_, reply) => reply.encode_to_vec(),
+        Reply::Alarm(reply) => reply.encode_to_vec(),
+        Reply::RoleGet(_, reply) => reply.encode_to_vec(),
+        Reply::RoleList(reply) => reply.encode_to_vec(),
+        Reply::UserGet(_, reply) => reply.encode_to_vec(),
+        Reply::UserList(reply) => reply.encode_to_vec(),
+        Reply::AuthStatus(reply) => reply.encode_to_vec(),
+        // All messages that have only a header are the same on the wire.
+        Reply::MoveLeader(done) | Reply::Done(done) => {
+            AuthEnableResponse { header: done.header }.encode_to_vec()
+        }
         // etcd's client structs for leases are no messages, and only the header inside them is found.
         Reply::LeaseGrant(reply) => header(&reply.header),
         Reply::LeaseKeepAlive(reply) => header(&reply.header),

@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
+use retcd_api::authpb::{Permission, permission::Type as PermType};
 use retcd_api::etcdserverpb::{
-    LeaseTimeToLiveResponse, TxnResponse, WatchResponse, response_op::Response,
+    AlarmMember, AlarmType, LeaseTimeToLiveResponse, ResponseHeader, TxnResponse, WatchResponse,
+    response_op::Response,
 };
 use retcd_api::mvccpb::KeyValue;
+use retcd_client::prefix_end;
 
 use super::table::{hash_kv_rows, member_rows, status_rows};
 use super::{Health, Output, Reply, WithKeys};
@@ -50,6 +53,35 @@ impl Simple {
                 reply.leases.iter().for_each(|lease| self.line(format!("{:016x}", lease.id)));
             }
             Reply::MemberList(reply) => self.rows(&member_rows(reply)),
+            Reply::MemberAdd(reply) => {
+                let added = reply.member.clone().unwrap_or_default();
+                let role = if added.is_learner { " as learner " } else { " " };
+                let cluster = cluster_id(reply.header.as_ref());
+                self.line(format!("Member {:16x} added{role}to cluster {cluster:16x}", added.id));
+            }
+            Reply::MemberChange(change) => {
+                let (id, done) = (change.id, change.done);
+                let cluster = cluster_id(change.reply.header.as_ref());
+                self.line(format!("Member {id:16x} {done} cluster {cluster:16x}"));
+            }
+            Reply::MoveLeader(done) | Reply::Done(done) => self.line(&done.sentence),
+            Reply::Downgrade(action, reply) => {
+                let version = &reply.version;
+                self.line(format!("Downgrade {action} success, cluster version {version}"));
+            }
+            Reply::Alarm(reply) => reply.alarms.iter().for_each(|alarm| self.alarm(alarm)),
+            Reply::RoleGet(name, reply) => self.role(name, &reply.perm),
+            Reply::RoleList(reply) => reply.roles.iter().for_each(|role| self.line(role)),
+            Reply::UserGet(name, reply) => {
+                self.line(format!("User: {name}"));
+                let roles = reply.roles.iter().map(|role| format!(" {role}"));
+                self.line(format!("Roles:{}", roles.collect::<String>()));
+            }
+            Reply::UserList(reply) => reply.users.iter().for_each(|user| self.line(user)),
+            Reply::AuthStatus(reply) => {
+                self.line(format!("Authentication Status: {}", reply.enabled));
+                self.line(format!("AuthRevision: {}", reply.auth_revision));
+            }
             Reply::EndpointHealth(all) => all.iter().for_each(|health| self.health(health)),
             Reply::EndpointStatus(all) => self.rows(&status_rows(all)),
             Reply::EndpointHashKv(all) => self.rows(&hash_kv_rows(all)),
@@ -117,6 +149,46 @@ impl Simple {
         self.line(line);
     }
 
+    /// As protobuf's text format, in one line.
+    fn alarm(&mut self, alarm: &AlarmMember) {
+        let member = (alarm.member_id != 0).then(|| format!("memberID:{}", alarm.member_id));
+        let kind = (alarm.alarm() != AlarmType::None)
+            .then(|| format!("alarm:{}", alarm.alarm().as_str_name()));
+        let parts: Vec<String> = member.into_iter().chain(kind).collect();
+        self.line(parts.join(" "));
+    }
+
+    fn role(&mut self, name: &str, permissions: &[Permission]) {
+        self.line(format!("Role {name}"));
+        for (title, only) in [("KV Read:", PermType::Read), ("KV Write:", PermType::Write)] {
+            self.line(title);
+            if name == "root" && permissions.is_empty() {
+                self.line("\t[, <open ended>");
+            }
+            for permission in permissions {
+                if permission.perm_type() == only || permission.perm_type() == PermType::Readwrite {
+                    self.permission(permission);
+                }
+            }
+        }
+    }
+
+    fn permission(&mut self, permission: &Permission) {
+        let (key, end) = (&permission.key, &permission.range_end);
+        let mut line = b"\t".to_vec();
+        if end.is_empty() {
+            line.extend_from_slice(key);
+        } else {
+            line.extend(range(key, end));
+        }
+        if !end.is_empty() && !key.is_empty() && prefix_end(key) == *end {
+            line.extend_from_slice(b" (prefix ");
+            line.extend_from_slice(key);
+            line.push(b')');
+        }
+        self.line(line);
+    }
+
     fn health(&mut self, health: &Health) {
         let endpoint = &health.endpoint;
         match &health.error {
@@ -138,4 +210,14 @@ impl Simple {
             self.line(row.join(", "));
         }
     }
+}
+
+/// `[from, to)`, or without an end to everything from a key on.
+pub(crate) fn range(key: &[u8], end: &[u8]) -> Vec<u8> {
+    let end = if end == b"\0" { b"<open ended>".to_vec() } else { [end, b")"].concat() };
+    [b"[", key, b", ", &end].concat()
+}
+
+fn cluster_id(header: Option<&ResponseHeader>) -> u64 {
+    header.map_or(0, |header| header.cluster_id)
 }

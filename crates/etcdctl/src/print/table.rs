@@ -44,7 +44,18 @@ pub(super) fn render(reply: &Reply<'_>) -> Result<Output, Failure> {
         | Reply::LeaseRevoke(..)
         | Reply::LeaseKeepAlive(_)
         | Reply::LeaseTimeToLive(..)
-        | Reply::LeaseLeases(_) => return Err(unsupported("table")),
+        | Reply::LeaseLeases(_)
+        | Reply::MemberAdd(_)
+        | Reply::MemberChange(_)
+        | Reply::MoveLeader(_)
+        | Reply::Downgrade(..)
+        | Reply::Alarm(_)
+        | Reply::Done(_)
+        | Reply::RoleGet(..)
+        | Reply::RoleList(_)
+        | Reply::UserGet(..)
+        | Reply::UserList(_)
+        | Reply::AuthStatus(_) => return Err(unsupported("table")),
     };
     Ok(Output { out: table.into_bytes(), err: Vec::new() })
 }

@@ -1,7 +1,7 @@
 //! Numbers for people.
 
 /// A size in SI units with two digits: `20 kB`, `2.1 GB`.
-pub(super) fn size(bytes: i64) -> String {
+pub(crate) fn size(bytes: i64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let bytes = u64::try_from(bytes).unwrap_or(0);
     if bytes < 10 {

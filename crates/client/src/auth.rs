@@ -1,0 +1,83 @@
+//! Users, roles and permissions, and becoming one of the users.
+//!
+//! Names travel as they are; passwords do too, so they belong on connections that nobody else can read.
+
+use retcd_api::etcdserverpb::auth_client::AuthClient;
+use retcd_api::etcdserverpb::{
+    AuthDisableRequest, AuthDisableResponse, AuthEnableRequest, AuthEnableResponse,
+    AuthRoleAddRequest, AuthRoleAddResponse, AuthRoleDeleteRequest, AuthRoleDeleteResponse,
+    AuthRoleGetRequest, AuthRoleGetResponse, AuthRoleGrantPermissionRequest,
+    AuthRoleGrantPermissionResponse, AuthRoleListRequest, AuthRoleListResponse,
+    AuthRoleRevokePermissionRequest, AuthRoleRevokePermissionResponse, AuthStatusRequest,
+    AuthStatusResponse, AuthUserAddRequest, AuthUserAddResponse, AuthUserChangePasswordRequest,
+    AuthUserChangePasswordResponse, AuthUserDeleteRequest, AuthUserDeleteResponse,
+    AuthUserGetRequest, AuthUserGetResponse, AuthUserGrantRoleRequest, AuthUserGrantRoleResponse,
+    AuthUserListRequest, AuthUserListResponse, AuthUserRevokeRoleRequest,
+    AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse,
+};
+use tonic::transport::Channel;
+
+use crate::client::Retry;
+use crate::{Client, Error};
+
+/// Declares one method per call, which all do the same.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $retry:ident $name:ident($request:ty) -> $response:ty = $rpc:ident;)*) => {
+        impl Client {
+            $($(#[$doc])*
+            pub async fn $name(&self, request: $request) -> Result<$response, Error> {
+                self.call(Retry::$retry, request, |channel, request| async move {
+                    self.auth(channel).$rpc(request).await
+                })
+                .await
+            })*
+        }
+    };
+}
+
+calls! {
+    /// Asks who may do what from now on. Needs a user `root` with the role `root`.
+    Once auth_enable(AuthEnableRequest) -> AuthEnableResponse = auth_enable;
+    /// Lets everybody do everything again.
+    Once auth_disable(AuthDisableRequest) -> AuthDisableResponse = auth_disable;
+    /// Whether users are asked for.
+    Repeatable auth_status(AuthStatusRequest) -> AuthStatusResponse = auth_status;
+    /// Exchanges a name and a password for a token, which [`Client::with_token`] takes.
+    Repeatable authenticate(AuthenticateRequest) -> AuthenticateResponse = authenticate;
+    /// Makes a user.
+    Once user_add(AuthUserAddRequest) -> AuthUserAddResponse = user_add;
+    /// The roles of a user.
+    Repeatable user_get(AuthUserGetRequest) -> AuthUserGetResponse = user_get;
+    /// The names of all users.
+    Repeatable user_list(AuthUserListRequest) -> AuthUserListResponse = user_list;
+    /// Removes a user.
+    Once user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = user_delete;
+    /// Gives a user another password; tokens of the user end.
+    Once user_change_password(AuthUserChangePasswordRequest) -> AuthUserChangePasswordResponse
+        = user_change_password;
+    /// Gives a user a role.
+    Once user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse = user_grant_role;
+    /// Takes a role from a user.
+    Once user_revoke_role(AuthUserRevokeRoleRequest) -> AuthUserRevokeRoleResponse
+        = user_revoke_role;
+    /// Makes a role, which permits nothing yet.
+    Once role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = role_add;
+    /// What a role permits.
+    Repeatable role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = role_get;
+    /// The names of all roles.
+    Repeatable role_list(AuthRoleListRequest) -> AuthRoleListResponse = role_list;
+    /// Removes a role, also from the users who have it.
+    Once role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = role_delete;
+    /// Adds a permission to a role.
+    Once role_grant_permission(AuthRoleGrantPermissionRequest) -> AuthRoleGrantPermissionResponse
+        = role_grant_permission;
+    /// Takes a permission from a role. The range must be the one that was granted.
+    Once role_revoke_permission(AuthRoleRevokePermissionRequest)
+        -> AuthRoleRevokePermissionResponse = role_revoke_permission;
+}
+
+impl Client {
+    fn auth(&self, channel: Channel) -> AuthClient<Channel> {
+        AuthClient::new(channel).max_decoding_message_size(self.response_bytes_max)
+    }
+}
