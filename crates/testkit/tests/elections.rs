@@ -84,7 +84,9 @@ impl Observer {
         let message = soon(stream.message()).await.expect("observing goes on");
         let message = message.expect("observing has no end");
         let revision = revision(message.header);
-        assert!(revision > self.seen, "{revision} came after {}", self.seen);
+        // etcd may tell one revision twice, when it finds no leader and looks again.
+        let is_next = revision > self.seen || !is_ours() && revision == self.seen;
+        assert!(is_next, "{revision} came after {}", self.seen);
         self.seen = revision;
         message.kv.expect("there is a leader")
     }
@@ -276,7 +278,10 @@ async fn an_observer_sees_every_proclamation_and_every_new_leader() {
     elections.proclaim(&leader, "four").await.expect("it leads");
     observer.expect("four").await;
 
-    fixture.compact().await;
+    // etcd fails a candidate when the compaction comes between its look at the line and its watch.
+    if is_ours() {
+        fixture.compact().await;
+    }
     elections.proclaim(&leader, "five").await.expect("it leads");
     observer.expect("five").await;
     elections.resign(&leader).await;
@@ -285,7 +290,9 @@ async fn an_observer_sees_every_proclamation_and_every_new_leader() {
     assert_eq!((kv.key, kv.create_revision), (next.key.clone(), next.rev));
 
     elections.resign(&next).await;
-    fixture.compact().await;
+    if is_ours() {
+        fixture.compact().await;
+    }
     elections.campaign(lease, "again").await.expect("nobody else stands");
     observer.expect("again").await;
 }
