@@ -94,8 +94,8 @@ pub(super) fn check(
         backend_batch_interval: or_millis(settings.duration("backend-batch-interval"), 1_000),
         backend_batch_limit: or(not_negative(&settings, "backend-batch-limit")?, 10_000),
         auto_compaction,
-        compaction_batch_limit: or(not_negative(&settings, "compaction-batch-limit")?, 10_000),
-        compaction_sleep_interval: or_millis(settings.duration("compaction-sleep-interval"), 50),
+        compaction_batch_limit: or(not_negative(&settings, "compaction-batch-limit")?, 1_000),
+        compaction_sleep_interval: or_millis(settings.duration("compaction-sleep-interval"), 10),
         max_txn_ops: size(&settings, "max-txn-ops")?,
         max_request_bytes,
         max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams"))
