@@ -11,7 +11,9 @@ use super::flags::Flag;
 use super::gates::{FeatureGates, Gate};
 use super::notice::Notice;
 use super::settings::Settings;
-use super::{AutoCompaction, Config, InitialCluster, Keepalive, duration};
+use super::{
+    Allowed, AutoCompaction, Config, DistributedTracing, InitialCluster, Keepalive, duration,
+};
 use crate::logging;
 
 const MAX_ELECTION_MS: u64 = 50_000;
@@ -59,6 +61,7 @@ pub(super) fn check(
         "extensive" => true,
         other => return Err(Error::MetricsLevel(other.to_owned())),
     };
+    let tracing = distributed_tracing(&settings)?;
     let bcrypt_cost = bcrypt_cost(&mut settings);
     let quota_backend_bytes = quota(&mut settings);
     let max_request_bytes = max_request_bytes(&mut settings)?;
@@ -71,6 +74,7 @@ pub(super) fn check(
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
         listen_peer_urls: urls.listen_peer,
         listen_client_urls: urls.listen_client,
+        listen_client_http_urls: urls.listen_client_http,
         listen_metrics_urls: urls.listen_metrics,
         initial_advertise_peer_urls: urls.advertise_peer,
         advertise_client_urls: urls.advertise_client,
@@ -111,11 +115,15 @@ pub(super) fn check(
         )
         .max(MIN_WATCH_PROGRESS_INTERVAL),
         enable_grpc_gateway: settings.bool("enable-grpc-gateway"),
+        cors: Allowed::new(settings.list("cors")),
+        host_whitelist: Allowed::new(settings.list("host-whitelist")),
+        enable_pprof: settings.bool("enable-pprof") || settings.text("log-level") == "debug",
         bcrypt_cost,
         auth_token_ttl: Duration::from_secs(settings.uint("auth-token-ttl")),
         feature_gates,
         extensive_metrics,
         log,
+        tracing,
         warning_apply_duration: settings.duration("warning-apply-duration"),
         warning_unary_request_duration: or_millis(
             settings.duration("warning-unary-request-duration"),
@@ -160,6 +168,7 @@ fn check_bootstrap_sources(settings: &Settings) -> Result<(), Error> {
 struct Urls {
     listen_peer: UrlList,
     listen_client: UrlList,
+    listen_client_http: UrlList,
     listen_metrics: UrlList,
     advertise_peer: UrlList,
     advertise_client: UrlList,
@@ -179,6 +188,7 @@ impl Urls {
         let mut urls = Self {
             listen_peer: own(settings, "listen-peer-urls")?,
             listen_client: own(settings, "listen-client-urls")?,
+            listen_client_http: own(settings, "listen-client-http-urls")?,
             listen_metrics: own(settings, "listen-metrics-urls")?,
             advertise_peer: advertised(settings, "initial-advertise-peer-urls")?,
             advertise_client: advertised(settings, "advertise-client-urls")?,
@@ -329,6 +339,26 @@ fn log_settings(settings: &Settings) -> Result<logging::Settings, Error> {
         format: logging::Format::from_name(&format).ok_or(Error::LogFormat(format))?,
         outputs: outputs.iter().map(|output| logging::Output::from_name(output)).collect(),
     })
+}
+
+/// Checked only when tracing is on, as in etcd.
+fn distributed_tracing(settings: &Settings) -> Result<Option<DistributedTracing>, Error> {
+    if !settings.bool("enable-distributed-tracing") {
+        return Ok(None);
+    }
+    let rate = settings.int("distributed-tracing-sampling-rate");
+    let samples_per_million =
+        u32::try_from(rate).map_err(|_| Error::TracingSamplingRate("positive"))?;
+    if samples_per_million > 1_000_000 {
+        return Err(Error::TracingSamplingRate("less than 1000000"));
+    }
+    let instance_id = settings.text("distributed-tracing-instance-id");
+    Ok(Some(DistributedTracing {
+        address: settings.text("distributed-tracing-address"),
+        service_name: settings.text("distributed-tracing-service-name"),
+        instance_id: Some(instance_id).filter(|id| !id.is_empty()),
+        samples_per_million,
+    }))
 }
 
 fn quota(settings: &mut Settings) -> Option<u64> {

@@ -90,6 +90,8 @@ pub enum Error {
     LogFormat(String),
     #[error("multi logoutput for \"default\" is not supported yet")]
     SeveralLogOutputs,
+    #[error("distributed tracing configurition is not valid: (tracing sampling rate must be {0})")]
+    TracingSamplingRate(&'static str),
     #[error("unknown metrics level {0:?}, supported values basic, extensive")]
     MetricsLevel(String),
     #[error("couldn't find local name {0:?} in the initial cluster configuration")]

@@ -56,7 +56,6 @@ pub enum Category {
 
 const DISCOVERY: Support = NotYet("discovery");
 const TLS: Support = NotYet("TLS");
-const TRACING: Support = NotYet("distributed tracing");
 
 #[rustfmt::skip]
 /// One row per line: name, default, kind, category, file key, support, help.
@@ -70,7 +69,7 @@ pub static FLAGS: &[Flag] = &[
     flag("initial-election-tick-advance", "true", Bool, Member, "initial-election-tick-advance", Ready, "at boot skip ahead in election ticks so that the first election comes sooner"),
     flag("listen-peer-urls", "http://localhost:2380", Urls, Member, "listen-peer-urls", Ready, "where to listen for peer traffic (host must be an IP or localhost)"),
     flag("listen-client-urls", "http://localhost:2379", Urls, Member, "listen-client-urls", Ready, "where to listen for gRPC clients, and HTTP unless listen-client-http-urls is set"),
-    flag("listen-client-http-urls", "", Urls, Member, "listen-client-http-urls", NotYet("a separate listener for HTTP"), "HTTP-only client listeners; when set, listen-client-urls serve gRPC only"),
+    flag("listen-client-http-urls", "", Urls, Member, "listen-client-http-urls", Ready, "HTTP-only client listeners; when set, listen-client-urls serve gRPC only"),
     flag("max-snapshots", "5", Uint, Member, "max-snapshots", Ready, "how many .snap and .snap.db files to keep, 0 = all; deprecated since 3.6 (warns), removal planned for 3.8"),
     flag("max-wals", "5", Uint, Member, "max-wals", Ready, "how many WAL files to keep, 0 = all"),
     flag("memory-mlock", "false", Bool, Member, "memory-mlock", NotYet("locking memory"), "lock memory pages in RAM"),
@@ -137,14 +136,14 @@ pub static FLAGS: &[Flag] = &[
     flag("self-signed-cert-validity", "1", Uint, Security, "self-signed-cert-validity", TLS, "life of the self-signed certificates in years"),
     flag("peer-crl-file", "", Text, Security, "", TLS, "revoked peer certificates"),
     flag("cipher-suites", "", List, Security, "cipher-suites", TLS, "TLS 1.2 suites by IANA/Go name; refused when the minimum is TLS1.3"),
-    flag("cors", "*", List, Security, "cors", NotYet("a limit on origins and hosts"), "allowed CORS origins, empty or * = all"),
-    flag("host-whitelist", "*", List, Security, "host-whitelist", NotYet("a limit on origins and hosts"), "allowed Host values on plain HTTP, empty or * = all"),
+    flag("cors", "*", List, Security, "cors", Ready, "allowed CORS origins, empty or * = all"),
+    flag("host-whitelist", "*", List, Security, "host-whitelist", Ready, "allowed Host values on plain HTTP, empty or * = all"),
     flag("tls-min-version", "TLS1.2", Text, Security, "tls-min-version", TLS, "lowest TLS version"),
     flag("tls-max-version", "", Text, Security, "tls-max-version", TLS, "highest TLS version, empty = newest"),
     flag("auth-token", "simple", Text, Auth, "auth-token", Ready, "simple, or jwt,pub-key=F,priv-key=F,sign-method=M,ttl=D ; empty = no token provider"),
     flag("bcrypt-cost", "10", Uint, Auth, "bcrypt-cost", Ready, "bcrypt cost 4..31; outside falls back to 10"),
     flag("auth-token-ttl", "300", Uint, Auth, "auth-token-ttl", Ready, "life of simple tokens in seconds, renewed by use"),
-    flag("enable-pprof", "false", Bool, Monitoring, "enable-pprof", NotYet("profiling over HTTP"), "serve /debug/pprof/ on client URLs (also on when log-level=debug)"),
+    flag("enable-pprof", "false", Bool, Monitoring, "enable-pprof", Ready, "serve /debug/pprof/ on client URLs (also on when log-level=debug)"),
     flag("metrics", "basic", Text, Monitoring, "metrics", Ready, "extensive adds gRPC latency histograms"),
     flag("listen-metrics-urls", "", Urls, Monitoring, "listen-metrics-urls", Ready, "extra listeners for /metrics, /health, /livez, /readyz (https uses the client TLS files)"),
     flag("logger", "zap", Text, Logging, "logger", Ready, "only zap"),
@@ -154,11 +153,11 @@ pub static FLAGS: &[Flag] = &[
     flag("enable-log-rotation", "false", Bool, Logging, "enable-log-rotation", NotYet("log rotation"), "rotate a single log file (log-outputs must be exactly one path)"),
     flag("log-rotation-config-json", "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Text, Logging, "log-rotation-config-json", NotYet("log rotation"), "rotation settings (MB, days, count)"),
     flag("warning-unary-request-duration", "300ms", Duration, Logging, "warning-unary-request-duration", Ready, "log unary requests that take longer (0 is replaced by 300ms)"),
-    flag("enable-distributed-tracing", "false", Bool, Tracing, "enable-distributed-tracing", TRACING, "OpenTelemetry traces on"),
-    flag("distributed-tracing-address", "localhost:4317", Text, Tracing, "distributed-tracing-address", TRACING, "OTLP collector"),
-    flag("distributed-tracing-service-name", "etcd", Text, Tracing, "distributed-tracing-service-name", TRACING, "trace service name"),
-    flag("distributed-tracing-instance-id", "", Text, Tracing, "distributed-tracing-instance-id", TRACING, "trace instance id"),
-    flag("distributed-tracing-sampling-rate", "0", Int, Tracing, "distributed-tracing-sampling-rate", TRACING, "samples per million spans"),
+    flag("enable-distributed-tracing", "false", Bool, Tracing, "enable-distributed-tracing", Ready, "OpenTelemetry traces on"),
+    flag("distributed-tracing-address", "localhost:4317", Text, Tracing, "distributed-tracing-address", Ready, "OTLP collector"),
+    flag("distributed-tracing-service-name", "etcd", Text, Tracing, "distributed-tracing-service-name", Ready, "trace service name"),
+    flag("distributed-tracing-instance-id", "", Text, Tracing, "distributed-tracing-instance-id", Ready, "trace instance id"),
+    flag("distributed-tracing-sampling-rate", "0", Int, Tracing, "distributed-tracing-sampling-rate", Ready, "samples per million spans"),
     flag("corrupt-check-time", "0s", Duration, Features, "corrupt-check-time", NotYet("the periodic corruption check"), "period of the cluster-wide hash comparison, 0 = off"),
     flag("compact-hash-check-time", "1m0s", Duration, Features, "compact-hash-check-time", NotYet("the comparison of compaction hashes"), "period of the leader's compaction-hash comparison (gate CompactHashCheck); must be > 0"),
     flag("compaction-batch-limit", "0", Int, Features, "compaction-batch-limit", Ready, "revisions looked at per compaction batch; 0 = 1000"),

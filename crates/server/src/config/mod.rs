@@ -13,6 +13,7 @@
 //! The command line wins over the environment, but a flag in both is an error; with a file nothing else
 //! is read. What this server cannot do yet is refused, never ignored.
 
+mod allowed;
 mod check;
 mod command_line;
 pub mod duration;
@@ -33,6 +34,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use allowed::Allowed;
 pub use error::Error;
 pub use gates::{FeatureGates, Gate};
 pub use initial_cluster::InitialCluster;
@@ -54,7 +56,9 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
 
     pub listen_peer_urls: UrlList,
+    /// gRPC, and HTTP unless there are URLs for that alone.
     pub listen_client_urls: UrlList,
+    pub listen_client_http_urls: UrlList,
     pub listen_metrics_urls: UrlList,
     pub initial_advertise_peer_urls: UrlList,
     pub advertise_client_urls: UrlList,
@@ -95,6 +99,12 @@ pub struct Config {
     pub keepalive: Keepalive,
     pub watch_progress_notify_interval: Duration,
     pub enable_grpc_gateway: bool,
+    /// Origins whose pages may read answers.
+    pub cors: Allowed,
+    /// Names under which this member is asked over plain HTTP.
+    pub host_whitelist: Allowed,
+    /// Profiles over HTTP; on with log level debug too.
+    pub enable_pprof: bool,
 
     /// 4 to 31.
     pub bcrypt_cost: u32,
@@ -105,6 +115,8 @@ pub struct Config {
     /// Latency histograms per gRPC method (`--metrics=extensive`).
     pub extensive_metrics: bool,
     pub log: logging::Settings,
+    /// None: no spans are kept.
+    pub tracing: Option<DistributedTracing>,
     pub warning_apply_duration: Duration,
     pub warning_unary_request_duration: Duration,
 
@@ -125,6 +137,17 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// Keep this many revisions.
     Revision(i64),
+}
+
+/// Where spans go, under which name, and how many of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DistributedTracing {
+    /// `host:port` of a collector that speaks OTLP over gRPC, in plain text.
+    pub address: String,
+    pub service_name: String,
+    pub instance_id: Option<String>,
+    /// Of a million calls that come without a decision of their caller. 0 leaves it all to the callers.
+    pub samples_per_million: u32,
 }
 
 /// HTTP/2 pings on client connections.

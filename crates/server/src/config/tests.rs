@@ -77,6 +77,49 @@ fn nothing_said_is_a_default_member() {
 }
 
 #[test]
+fn http_origins_and_profiles() {
+    let config = words("");
+    assert!(config.listen_client_http_urls.is_empty());
+    assert!(config.cors.is_everything() && config.host_whitelist.is_everything());
+    assert!(!config.enable_pprof);
+    let config = words(
+        "--listen-client-http-urls=http://127.0.0.1:2381 --cors=http://a,http://b \
+         --host-whitelist=example.com --enable-pprof",
+    );
+    assert_eq!(config.listen_client_http_urls.to_string(), "http://127.0.0.1:2381");
+    assert!(config.cors.contains("http://b") && !config.cors.contains("http://c"));
+    assert!(config.host_whitelist.contains("example.com"));
+    assert!(config.enable_pprof && words("--log-level=debug").enable_pprof);
+}
+
+#[test]
+fn tracing_is_off_unless_it_is_asked_for() {
+    assert_eq!(words("--distributed-tracing-sampling-rate=-1").tracing, None);
+    let tracing = words("--enable-distributed-tracing").tracing.unwrap();
+    let expected = DistributedTracing {
+        address: "localhost:4317".to_owned(),
+        service_name: "etcd".to_owned(),
+        instance_id: None,
+        samples_per_million: 0,
+    };
+    assert_eq!(tracing, expected);
+    let tracing = words(
+        "--experimental-enable-distributed-tracing --distributed-tracing-instance-id=i \
+         --distributed-tracing-sampling-rate=1000000",
+    );
+    let tracing = tracing.tracing.unwrap();
+    assert_eq!(
+        (tracing.instance_id.as_deref(), tracing.samples_per_million),
+        (Some("i"), 1_000_000)
+    );
+    for rate in ["-1", "1000001"] {
+        let line =
+            format!("--enable-distributed-tracing --distributed-tracing-sampling-rate={rate}");
+        assert!(refused(&line).starts_with("distributed tracing configurition is not valid"));
+    }
+}
+
+#[test]
 fn typical_words_of_a_single_member() {
     let config = words(
         "--name s1 --data-dir /var/lib/etcd -listen-client-urls http://127.0.0.1:1,http://127.0.0.1:2 \
