@@ -262,7 +262,7 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
             words(&default);
         }
     }
-    assert!(count > 50, "{count}");
+    assert!(count > 0, "once nothing is missing, this test has nothing to do");
     for (line, message) in [
         (
             "--discovery-token=a --discovery-endpoints=b",
