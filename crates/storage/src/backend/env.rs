@@ -43,16 +43,26 @@ pub(super) struct Env {
 impl Env {
     /// Makes an empty file of our format, durably; nothing is there yet.
     pub(super) fn create(path: &Path, map_bytes: usize) -> Result<(), Error> {
-        let env = open(path, map_bytes)?;
+        let env = open(path, map_bytes, EnvFlags::empty())?;
         create_databases(&env).map(drop).map_err(|source| error("create", path, source))
+    }
+
+    /// Makes an empty file of our format to be filled: nothing is synced until the caller says so, and a crash before
+    /// that leaves a file of no use.
+    pub(super) fn create_unsynced(path: &Path, map_bytes: usize) -> Result<Self, Error> {
+        let env = open(path, map_bytes, EnvFlags::NO_SYNC)?;
+        Env::new(env, path).map_err(|source| error("create", path, source))
     }
 
     /// Opens a file that is there. No other process uses it: the data dir is locked.
     pub(super) fn open(path: &Path, map_bytes: usize) -> Result<Self, Error> {
-        let env = open(path, map_bytes)?;
+        let env = open(path, map_bytes, EnvFlags::empty())?;
         check_format(&env, path)?;
-        let (file, buckets) =
-            create_databases(&env).map_err(|source| error("open", path, source))?;
+        Env::new(env, path).map_err(|source| error("open", path, source))
+    }
+
+    fn new(env: heed::Env<WithoutTls>, path: &Path) -> heed::Result<Self> {
+        let (file, buckets) = create_databases(&env)?;
         let map = find_map(path);
         Ok(Env { inner: env, buckets, file, map })
     }
@@ -88,11 +98,12 @@ impl Env {
     }
 }
 
-fn open(path: &Path, map_bytes: usize) -> Result<heed::Env<WithoutTls>, Error> {
+fn open(path: &Path, map_bytes: usize, flags: EnvFlags) -> Result<heed::Env<WithoutTls>, Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(DATABASES_MAX);
-    // SAFETY: the flag only says that the path is the file itself, and weakens nothing.
-    unsafe { options.flags(EnvFlags::NO_SUB_DIR) };
+    // SAFETY: one flag says that the path is the file itself. The other one of those that are passed here gives up the
+    // file in case of a crash, never the memory: it is for files that nobody uses before they are synced.
+    unsafe { options.flags(EnvFlags::NO_SUB_DIR | flags) };
     // SAFETY: the map is read only, and the file under it is written by LMDB alone: the data dir's lock keeps other
     // processes away, and within this one heed refuses to open a path twice. A file whose name is given to another is
     // not changed by that, and stays mapped until its environment is closed.

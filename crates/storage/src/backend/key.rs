@@ -10,7 +10,10 @@
 //! The `k` is there for the empty key. Order is that of the keys but among long ones with equal first 478 bytes;
 //! between two of those no other key can lie, so a scan collects such a group and sorts it.
 
+use retcd_state_machine::schema::Bucket;
 use sha2::{Digest, Sha256};
+
+use super::Error;
 
 const MARK: u8 = b'k';
 const HASH_BYTES: usize = 32;
@@ -19,8 +22,17 @@ pub(super) const PLAIN_BYTES_MAX: usize = 511 - 1 - HASH_BYTES;
 /// The part of a stored key that is equal within a group of long keys.
 const GROUP_BYTES: usize = 1 + PLAIN_BYTES_MAX;
 
-/// A key and value as they are stored.
-pub(super) fn stored_key(key: &[u8]) -> Vec<u8> {
+/// What a key of any bucket stands under.
+pub(super) fn stored(bucket: Bucket, key: &[u8]) -> Result<Vec<u8>, Error> {
+    match (bucket, key.len()) {
+        (Bucket::Key, 1..=511) => Ok(key.to_vec()),
+        (Bucket::Key, len) => Err(Error::RecordKey { len }),
+        _ => Ok(stored_key(key)),
+    }
+}
+
+/// A key as it is stored.
+fn stored_key(key: &[u8]) -> Vec<u8> {
     let mut stored = seek_key(key);
     if is_long(key) {
         stored.extend_from_slice(&Sha256::digest(key));

@@ -9,7 +9,7 @@
 //! LMDB is a copy-on-write B+tree: a commit writes changed pages to free places, syncs, then writes and syncs one of
 //! two meta pages. So a crash at any moment leaves the last commit or the one before it, and readers are never in the
 //! way of the writer. Pages that an old reader still sees cannot be reused, which is why no transaction outlives its
-//! call.
+//! call, but for a [`Pinned`] state.
 //!
 //! Beside the buckets a database of our own (`retcd`) says which format the file has, so that a newer one is refused
 //! by its number and a foreign one for lacking it. etcd's own database is a bbolt file, which is recognised and left
@@ -18,13 +18,20 @@
 //! `heed` does not leave this module.
 
 mod env;
+mod files;
 mod key;
 mod lmdb;
+mod loader;
+mod pinned;
+mod read;
+mod write;
 
 #[cfg(test)]
 mod tests;
 
 pub use lmdb::{Defragmented, LmdbBackend, Options};
+pub use loader::Loader;
+pub use pinned::Pinned;
 
 use std::io;
 use std::path::PathBuf;
@@ -58,7 +65,7 @@ pub enum Error {
     #[error("backend: {} is closed by an earlier failure", path.display())]
     Closed { path: PathBuf },
 
-    #[error("backend: a key of {len} bytes cannot stand in bucket key")]
+    #[error("backend: a key of {len} bytes cannot stand in bucket key, or is no revision")]
     RecordKey { len: usize },
 
     #[error("backend: {} holds a long key that cannot be read", path.display())]

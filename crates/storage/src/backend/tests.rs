@@ -222,39 +222,119 @@ fn a_copy_left_by_a_crash_is_removed_and_the_file_is_untouched() {
     let backend = open(&path);
     backend.commit(&Batch { records: records(2..10), ..Batch::default() }).unwrap();
     drop(backend);
-    let left = dir.path().join("db.tmp.defragment");
-    std::fs::write(&left, b"half a copy").unwrap();
-    std::fs::write(dir.path().join("db.tmp.create"), b"half a file").unwrap();
+    for left in ["db.tmp.defragment.3", "db.tmp.defragment.3-lock", "db.tmp.create.0"] {
+        std::fs::write(dir.path().join(left), b"half a copy").unwrap();
+    }
     let backend = open(&path);
-    let mut names: Vec<_> =
-        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["db", "db-lock"]);
+    assert_eq!(names(dir.path()), ["db", "db-lock"]);
     assert_eq!(all(&backend, Bucket::Key, b"").len(), 8);
 }
 
 #[test]
 fn a_copy_is_a_database_of_its_own_and_can_take_the_place() {
     let dir = tempfile::tempdir().unwrap();
-    let backend = open(&dir.path().join("db"));
+    let path = dir.path().join("db");
+    let backend = open(&path);
     backend.commit(&Batch { records: records(2..10), ..Batch::default() }).unwrap();
-    let path = dir.path().join("copy");
-    let bytes = backend.copy_to(&path).unwrap();
-    assert_eq!(path.metadata().unwrap().len(), bytes);
+    let copy = dir.path().join("copy");
+    let bytes = backend.copy_to(&copy).unwrap();
+    assert_eq!(copy.metadata().unwrap().len(), bytes);
     backend.commit(&Batch { records: records(10..20), ..Batch::default() }).unwrap();
-    assert_eq!(all(&open(&path), Bucket::Key, b"").len(), 8);
+    assert_eq!(all(&open(&copy), Bucket::Key, b"").len(), 8);
 
-    backend.replace_with(&path).unwrap();
-    assert_eq!(all(&backend, Bucket::Key, b"").len(), 8);
-    assert!(!path.exists());
-    backend.commit(&Batch { records: records(10..11), ..Batch::default() }).unwrap();
-    assert_eq!(all(&backend, Bucket::Key, b"").len(), 9);
+    let taken = LmdbBackend::open_as(&copy, &path, options()).unwrap();
+    assert_eq!(all(&taken, Bucket::Key, b"").len(), 8);
+    taken.commit(&Batch { records: records(10..11), ..Batch::default() }).unwrap();
+    assert_eq!(all(&backend, Bucket::Key, b"").len(), 18, "the old one is still read");
+    drop((taken, backend));
+    assert_eq!(names(dir.path()), ["db", "db-lock"]);
+    assert_eq!(all(&open(&path), Bucket::Key, b"").len(), 9);
+}
 
+#[test]
+fn a_file_that_is_no_database_does_not_take_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let backend = open(&path);
+    backend.commit(&Batch { records: records(2..10), ..Batch::default() }).unwrap();
+    drop(backend);
     let other = dir.path().join("other");
     std::fs::write(&other, vec![7; 20_000]).unwrap();
-    assert!(backend.replace_with(&other).is_err());
-    assert!(backend.replace_with(&dir.path().join("absent")).is_err());
-    assert_eq!(all(&backend, Bucket::Key, b"").len(), 9, "the own file stays in use");
+    assert!(LmdbBackend::open_as(&other, &path, options()).is_err());
+    assert!(LmdbBackend::open_as(&dir.path().join("absent"), &path, options()).is_err());
+    assert!(other.exists() && !dir.path().join("absent").exists());
+    assert_eq!(all(&open(&path), Bucket::Key, b"").len(), 8, "the own file stays in use");
+}
+
+#[test]
+fn a_pinned_state_stays_whatever_becomes_of_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let backend = open(&path);
+    backend.commit(&Batch { records: large_records(2..100), ..Batch::default() }).unwrap();
+    let before = all(&backend, Bucket::Key, b"");
+    let pinned = backend.pin().unwrap();
+    let is_unchanged = || {
+        pinned.trim_resident().unwrap();
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        pinned.scan(Bucket::Key, b"", &mut visit).unwrap();
+        found == before && pinned.get(Bucket::Meta, b"term").unwrap().is_none()
+    };
+    for main in 100..130 {
+        let dropped = (main - 98..main - 95).map(key).collect();
+        let changes = vec![change(Bucket::Meta, b"term", Some(b"t"))];
+        let records = large_records(main..main + 1);
+        backend.commit(&Batch { records, dropped, changes }).unwrap();
+    }
+    assert!(is_unchanged());
+    backend.defragment().unwrap();
+    let defragmented = backend.pin().unwrap();
+    backend.defragment().unwrap();
+    backend.commit(&Batch { dropped: (2..200).map(key).collect(), ..Batch::default() }).unwrap();
+    assert!(is_unchanged());
+    drop(backend);
+    assert!(is_unchanged());
+    assert_eq!(defragmented.get(Bucket::Meta, b"term").unwrap().as_deref(), Some(&b"t"[..]));
+    drop((pinned, defragmented));
+    assert_eq!(all(&open(&path), Bucket::Key, b""), []);
+    assert_eq!(names(dir.path()), ["db", "db-lock"]);
+}
+
+#[test]
+fn a_loaded_file_holds_what_was_put_and_is_there_only_when_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("loaded");
+    std::fs::write(&path, b"half a file of a crash").unwrap();
+    let long = vec![b'x'; 700];
+    let fill = |loader: &mut Loader| {
+        // More than one batch.
+        for main in 2..9000 {
+            loader.put(Bucket::Key, key(main).as_bytes(), &[7; 1000]).unwrap();
+        }
+        loader.put(Bucket::AuthUsers, &long, b"user").unwrap();
+        loader.put(Bucket::Meta, b"term", b"t").unwrap();
+    };
+    let mut dropped = Loader::create(&path, options()).unwrap();
+    fill(&mut dropped);
+    drop(dropped);
+    assert_eq!(names(dir.path()), [""; 0]);
+
+    let mut loader = Loader::create(&path, options()).unwrap();
+    fill(&mut loader);
+    assert!(matches!(loader.put(Bucket::Key, b"short", b""), Err(Error::RecordKey { len: 5 })));
+    loader.finish().unwrap();
+    assert_eq!(names(dir.path()), ["loaded"]);
+    let backend = open(&path);
+    assert_eq!(all(&backend, Bucket::Key, b"").len(), 8998);
+    assert_eq!(all(&backend, Bucket::AuthUsers, b""), [(long.clone(), b"user".to_vec())]);
+    assert_eq!(all(&backend, Bucket::Meta, b""), [(b"term".to_vec(), b"t".to_vec())]);
+    let size = backend.size().unwrap();
+    // Three records fit into a page.
+    assert!(size.total_bytes < 9000 * 4096 / 3 * 11 / 10, "appended pages are full: {size:?}");
 }
 
 #[test]
@@ -359,6 +439,13 @@ fn write_lmdb(path: &Path, database: &str, key: &[u8], value: &[u8]) {
         heed::Result::Ok(heed::CommitOrAbort::<_, ()>::Commit(()))
     })
     .unwrap();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn options() -> Options {
