@@ -15,3 +15,4 @@ mod peer;
 pub mod server;
 mod services;
 mod signal;
+mod snapshot;

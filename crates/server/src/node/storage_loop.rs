@@ -1,8 +1,18 @@
 //! The storage thread: everything that is written behind the log, and everything that would hold up others.
 //!
 //! It flushes what was applied every second or 16 MiB, drops what compaction left behind in slices between the flushes,
-//! keeps the value cache in its budget, takes Raft snapshots so that the log can be cut, and answers requests about
-//! storage itself. Nothing in the way of a put or a range waits for it.
+//! keeps the value cache in its budget, takes Raft snapshots so that the log can be cut, holds on to states that are
+//! exported, and answers requests about storage itself. Nothing in the way of a put or a range waits for it.
+//!
+//! When another member's database replaces the own one, both threads that write take part, so that neither works on what
+//! is going away:
+//!
+//! ```text
+//! commit thread                        storage thread
+//! install(index) ────────────────────► ends what it does; gives the received database the place of the own one
+//! reads it: StateMachine::install ◄─── the open database
+//! done ──────────────────────────────► goes on with the new one
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +24,7 @@ use retcd_api::{raftpb, walpb};
 use retcd_state_machine::backend::{Backend, Batch, Failure};
 use retcd_state_machine::mvcc::{CompactionStep, HashKv};
 use retcd_state_machine::{ReadError, Reader};
-use retcd_storage::backend::LmdbBackend;
+use retcd_storage::backend::{LmdbBackend, Pinned};
 use retcd_storage::data_dir::DataDir;
 use retcd_storage::fs::RealFs;
 use retcd_storage::snapshot::Snapshots;
@@ -23,6 +33,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::NodeHandle;
 use super::proposals::Command;
+use crate::metrics::Metrics;
+use crate::snapshot::{self, Exporter, Exports, Importer, Membership};
 
 /// Requests that may wait for the storage thread. A client that finds the queue full is refused.
 const REQUESTS_MAX: usize = 64;
@@ -55,7 +67,18 @@ enum Request {
     Hash(oneshot::Sender<Result<u32, Failure>>),
     HashKv(i64, oneshot::Sender<Result<HashKv, ReadError>>),
     Defragment(oneshot::Sender<Result<(), Failure>>),
+    Pin(oneshot::Sender<Result<Pinned, Failure>>),
+    Install(Install),
     Stop,
+}
+
+/// What replaces the database, and the way back and forth with whoever waits for it.
+struct Install {
+    /// Of the Raft snapshot that came with it.
+    index: u64,
+    taken: SyncSender<Result<Arc<LmdbBackend>, Failure>>,
+    /// Tells that the new database is in use; closed without a word when that failed.
+    installed: Receiver<()>,
 }
 
 /// The storage thread as others see it.
@@ -65,6 +88,7 @@ pub(crate) struct StorageHandle {
     is_flush_asked: Arc<AtomicBool>,
     /// The last compaction whose records are gone.
     compacted: watch::Receiver<i64>,
+    exports: Exports,
 }
 
 impl StorageHandle {
@@ -89,6 +113,37 @@ impl StorageHandle {
 
     pub(crate) async fn defragment(&self) -> Result<Result<(), Failure>, RpcError> {
         self.ask(Request::Defragment).await
+    }
+
+    /// Has everything written that was applied until now, and holds on to that state.
+    pub(crate) async fn pin(&self) -> Result<Result<Pinned, Failure>, RpcError> {
+        self.ask(Request::Pin).await
+    }
+
+    /// The databases on their way out: what of the log they need.
+    pub(crate) fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    /// Replaces the database by the one that was received for the Raft snapshot at `index`. `install` makes the state
+    /// machine use it, while the storage thread stands still. Waits for all of that; the commit thread calls this, and the
+    /// log has the snapshot durably.
+    ///
+    /// # Errors
+    /// Of the disk, of the received database or of `install`: the member cannot go on. It must end, and the next start
+    /// goes on from the files.
+    pub(crate) fn install(
+        &self,
+        index: u64,
+        install: impl FnOnce(Arc<LmdbBackend>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let gone = || Failure::new("the storage thread has ended");
+        let (taken, backend) = sync_channel(1);
+        let (done, installed) = sync_channel(1);
+        let request = Request::Install(Install { index, taken, installed });
+        self.requests.send(request).map_err(|_| gone())?;
+        install(backend.recv().map_err(|_| gone())??)?;
+        done.send(()).map_err(|_| gone())
     }
 
     /// Waits until everything up to the compaction at `revision` is gone from the disk.
@@ -132,14 +187,27 @@ pub(crate) fn channel() -> (StorageHandle, StorageRequests) {
     let (sender, requests) = sync_channel(REQUESTS_MAX);
     let (compacted_sender, compacted) = watch::channel(-1);
     let is_flush_asked = Arc::new(AtomicBool::new(false));
-    let handle =
-        StorageHandle { requests: sender, is_flush_asked: is_flush_asked.clone(), compacted };
+    let handle = StorageHandle {
+        requests: sender,
+        is_flush_asked: is_flush_asked.clone(),
+        compacted,
+        exports: Exports::default(),
+    };
     (handle, StorageRequests { requests, is_flush_asked, compacted: compacted_sender })
+}
+
+impl NodeHandle {
+    /// Gives away the database.
+    pub(crate) fn exporter(&self) -> Exporter {
+        Exporter::new(self.shared.storage.clone(), self.shared.metrics.clone())
+    }
 }
 
 /// Owns what only the storage thread may touch.
 pub(crate) struct StorageLoop {
-    node: NodeHandle,
+    /// Has the log note a snapshot that was saved.
+    note_snapshot: Box<dyn Fn(walpb::Snapshot) + Send>,
+    metrics: Arc<Metrics>,
     reader: Reader,
     backend: Arc<LmdbBackend>,
     snapshots: Snapshots,
@@ -151,6 +219,7 @@ pub(crate) struct StorageLoop {
     is_warming: bool,
     compaction_due: Instant,
     purge_due: Instant,
+    importer: Importer,
     data_dir: DataDir,
 }
 
@@ -164,9 +233,13 @@ impl StorageLoop {
         snapshot_index: u64,
         data_dir: DataDir,
     ) -> Self {
-        let reader = node.shared.reader.clone();
+        let (reader, metrics) = (node.shared.reader.clone(), node.shared.metrics.clone());
+        let note_snapshot = Box::new(move |record| {
+            node.shared.proposals.command(Command::SnapshotSaved(record));
+        });
         StorageLoop {
-            node,
+            note_snapshot,
+            metrics,
             reader,
             backend,
             snapshots,
@@ -177,6 +250,42 @@ impl StorageLoop {
             is_warming: true,
             compaction_due: Instant::now(),
             purge_due: Instant::now(),
+            importer: Importer::new(data_dir.layout()),
+            data_dir,
+        }
+    }
+
+    /// A storage thread without a node around it.
+    #[cfg(test)]
+    pub(crate) fn alone(
+        reader: Reader,
+        metrics: Arc<Metrics>,
+        backend: Arc<LmdbBackend>,
+        requests: StorageRequests,
+        data_dir: DataDir,
+    ) -> Self {
+        let pace = Pace {
+            flush_interval: Duration::from_secs(3600),
+            compaction_records: 1000,
+            compaction_pause: Duration::ZERO,
+            snapshot_entries: u64::MAX / 2,
+            wal_files_max: 0,
+            snapshots_max: 0,
+        };
+        StorageLoop {
+            note_snapshot: Box::new(|_| {}),
+            metrics,
+            reader,
+            backend,
+            snapshots: Snapshots::new(Arc::new(RealFs), &data_dir.layout().snap_dir()),
+            requests,
+            pace,
+            last_flush: Instant::now(),
+            snapshot_index: 0,
+            is_warming: true,
+            compaction_due: Instant::now(),
+            purge_due: Instant::now(),
+            importer: Importer::new(data_dir.layout()),
             data_dir,
         }
     }
@@ -202,6 +311,15 @@ impl StorageLoop {
                 Ok(Request::Defragment(reply)) => {
                     self.flush()?;
                     let _ = reply.send(self.defragment());
+                }
+                Ok(Request::Pin(reply)) => {
+                    self.flush()?;
+                    let _ = reply.send(self.backend.pin().map_err(Failure::from));
+                }
+                Ok(Request::Install(request)) => {
+                    if !self.install(&request) {
+                        return Ok(());
+                    }
                 }
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.flush()?;
@@ -273,10 +391,7 @@ impl StorageLoop {
     fn commit(&self, batch: &Batch) -> Result<(), Failure> {
         let started = Instant::now();
         self.backend.commit(batch)?;
-        self.node
-            .metrics()
-            .disk_backend_commit_duration_seconds
-            .observe_duration(started.elapsed());
+        self.metrics.disk_backend_commit_duration_seconds.observe_duration(started.elapsed());
         Ok(())
     }
 
@@ -297,9 +412,33 @@ impl StorageLoop {
         Ok(())
     }
 
+    /// Replaces the database. Returns whether to go on: a failure is the commit thread's to tell, which ends the member.
+    fn install(&mut self, request: &Install) -> bool {
+        self.metrics.server_snapshot_apply_in_progress_total.set_bool(true);
+        // Nothing of the old state is written any more: what it has pending goes away with it.
+        let taken = match self.importer.take(request.index) {
+            Ok(backend) => Arc::new(backend),
+            Err(error) => {
+                let _ = request.taken.send(Err(error.into()));
+                return false;
+            }
+        };
+        if request.taken.send(Ok(taken.clone())).is_err() || request.installed.recv().is_err() {
+            return false;
+        }
+        self.backend = taken;
+        self.snapshot_index = request.index;
+        self.is_warming = true;
+        self.compaction_due = Instant::now();
+        self.requests.compacted.send_replace(self.reader.finished_compaction_revision());
+        self.metrics.server_snapshot_apply_in_progress_total.set_bool(false);
+        true
+    }
+
     /// Saves a Raft snapshot at what the backend holds, and has the log noted and cut.
     fn snapshot(&mut self) -> Result<(), Failure> {
-        let Some(state) = self.reader.durable_state()? else { return Ok(()) };
+        let pinned = self.backend.pin()?;
+        let Some(state) = snapshot::durable_state(&pinned)? else { return Ok(()) };
         if state.index <= self.snapshot_index {
             return Ok(());
         }
@@ -308,7 +447,8 @@ impl StorageLoop {
             index: state.index,
             term: state.term,
         };
-        let data = crate::bootstrap::membership_json(&self.reader);
+        let data = Membership::read(&pinned)?.to_store_json();
+        drop(pinned);
         let snapshot = raftpb::Snapshot { data: data.into(), metadata: Some(metadata) };
         self.snapshots
             .save(&snapshot)
@@ -320,12 +460,13 @@ impl StorageLoop {
             term: state.term,
             conf_state: Some(state.conf_state),
         };
-        self.node.shared.proposals.command(Command::SnapshotSaved(record));
+        (self.note_snapshot)(record);
         Ok(())
     }
 
     /// Removes files that nobody needs any more. One that cannot be removed is no reason to stop.
     fn purge(&self) {
+        self.importer.purge(self.snapshot_index);
         let purged = self
             .snapshots
             .purge(self.pace.snapshots_max)

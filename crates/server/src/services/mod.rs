@@ -16,6 +16,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod snapshot;
 mod waiting_line;
 mod watch;
 
@@ -290,6 +291,7 @@ pub(crate) fn server_stream(
         Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
         Rpc::HealthWatch => Ok(Body::Stream(Box::new(health::Watch::open(&decode(message)?)))),
         Rpc::Observe => Ok(Body::Stream(Box::new(election::Observe::open(services, message)?))),
+        Rpc::Snapshot => Ok(Body::Stream(Box::new(snapshot::Snapshot::open(services, message)?))),
         _ => Err(not_available(rpc)),
     }
 }

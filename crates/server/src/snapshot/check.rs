@@ -1,0 +1,96 @@
+//! Whether the entries of a received database are what the state machine reads.
+//!
+//! Pages of a bbolt file have no checksums. A database that was damaged on its way must be refused before it takes the
+//! place of a good one, while the leader can still send it again.
+
+use prost::Message;
+use retcd_api::etcdserverpb::AlarmMember;
+use retcd_api::{authpb, leasepb};
+use retcd_state_machine::cluster::{Downgrade, Member};
+use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
+use retcd_state_machine::schema::{Bucket, cluster, meta};
+
+use super::stored;
+
+/// What the entries say of the state as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The last entry whose effects are in it.
+    pub(super) index: u64,
+    /// Written by etcd 3.5 and later.
+    pub(super) has_term: bool,
+    /// Written by etcd 3.5 and later, with the first change of members.
+    pub(super) has_conf_state: bool,
+}
+
+/// Looks at entries, bucket by bucket, in the order of their keys.
+#[derive(Debug, Default)]
+pub(super) struct Checker {
+    found: Found,
+    last: Revision,
+}
+
+impl Checker {
+    pub(super) fn found(&self) -> Found {
+        self.found
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn entry(
+        &mut self,
+        bucket: Bucket,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), &'static str> {
+        match bucket {
+            Bucket::Key => self.record(key, value),
+            Bucket::Meta => self.meta(key, value),
+            Bucket::Lease => valid(leasepb::Lease::decode(value).is_ok(), "is no lease"),
+            Bucket::Alarm => valid(AlarmMember::decode(key).is_ok(), "is no alarm"),
+            Bucket::AuthUsers => valid(authpb::User::decode(value).is_ok(), "is no user"),
+            Bucket::AuthRoles => valid(authpb::Role::decode(value).is_ok(), "is no role"),
+            Bucket::Members => {
+                valid(serde_json::from_slice::<Member>(value).is_ok(), "is no member")
+            }
+            Bucket::MembersRemoved => valid(is_hex(key), "is no member id"),
+            Bucket::Cluster if key == cluster::DOWNGRADE => {
+                valid(serde_json::from_slice::<Downgrade>(value).is_ok(), "is no downgrade")
+            }
+            Bucket::Cluster | Bucket::Auth => Ok(()),
+        }
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        let (revision, is_tombstone) = RecordKey::decode(key).ok_or("is under no revision")?;
+        valid(revision > self.last, "is of the same revision as the one before it")?;
+        self.last = revision;
+        valid(u32::try_from(revision.sub).is_ok(), "has too large a sub revision")?;
+        let kv = KeyValue::decode(value).ok_or("is no key-value message")?;
+        valid(is_tombstone || kv.mod_revision == revision.main, "names another revision")
+    }
+
+    fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        if key == meta::CONSISTENT_INDEX {
+            self.found.index = stored::number(value).ok_or("is no index")?;
+        } else if key == meta::TERM {
+            stored::number(value).ok_or("is no term")?;
+            self.found.has_term = true;
+        } else if key == meta::CONF_STATE {
+            stored::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
+            self.found.has_conf_state = true;
+        } else if key == meta::SCHEDULED_COMPACT_REVISION || key == meta::FINISHED_COMPACT_REVISION
+        {
+            RecordKey::decode(value).ok_or("is no revision")?;
+        }
+        Ok(())
+    }
+}
+
+fn valid(is_valid: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if is_valid { Ok(()) } else { Err(otherwise) }
+}
+
+fn is_hex(key: &[u8]) -> bool {
+    std::str::from_utf8(key).is_ok_and(|text| u64::from_str_radix(text, 16).is_ok())
+}

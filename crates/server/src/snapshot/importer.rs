@@ -1,0 +1,106 @@
+//! [`Importer`]: a database that another member sends, made durable in the form that is used here.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use retcd_api::raftpb::SnapshotMetadata;
+use retcd_bbolt::Database;
+use retcd_state_machine::schema::{Bucket, meta};
+use retcd_storage::backend::{LmdbBackend, Loader};
+use retcd_storage::data_dir::Layout;
+
+use super::received::{Received, Temporary};
+use super::{Error, bbolt, stored};
+use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
+
+/// Receives databases, and hands them over when Raft has taken their snapshot. Clones share the directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Importer {
+    received: Arc<Received>,
+}
+
+impl Importer {
+    pub(crate) fn new(layout: &Layout) -> Self {
+        Importer { received: Arc::new(Received::new(layout)) }
+    }
+
+    /// Puts the received database of the snapshot at `index` in the place of the member's own, durably, and opens it.
+    /// Older received ones are removed. Whoever still reads the own one may go on.
+    ///
+    /// # Errors
+    /// It was not received, or is damaged: the own one stays in its place. I/O.
+    pub(crate) fn take(&self, index: u64) -> Result<LmdbBackend, Error> {
+        let backend = self.received.take(index)?;
+        self.purge(index);
+        Ok(backend)
+    }
+
+    /// Removes what was received of snapshots up to `index`, which are of no use any more. What cannot be removed is no
+    /// reason to stop.
+    pub(crate) fn purge(&self, index: u64) {
+        if let Err(error) = self.received.purge(index) {
+            tracing::warn!(%error, "could not remove received databases");
+        }
+    }
+
+    /// The work of [`receive`](SnapshotReceiver::receive). Blocks until the database is durable.
+    pub(super) fn receive_blocking(&self, snapshot: IncomingSnapshot) -> Result<(), Error> {
+        let IncomingSnapshot { message, chunks } = snapshot;
+        let metadata = message.snapshot.and_then(|snapshot| snapshot.metadata);
+        let metadata = metadata.filter(|metadata| metadata.index > 0).ok_or(Error::NoIndex)?;
+        let file = self.save(metadata.index, chunks)?;
+        let converted = convert(&self.received, &file, &metadata);
+        drop(file);
+        // Converted or damaged: as it came, the file is of no use any more.
+        self.received.remove_bbolt(metadata.index)?;
+        converted
+    }
+
+    /// Writes the pieces to a file that has its name only when it is whole.
+    fn save(&self, index: u64, mut chunks: Chunks) -> Result<File, Error> {
+        let temporary = self.received.temporary("snap.db");
+        let mut file = temporary.create()?;
+        while let Some(piece) = chunks.blocking_next().map_err(Error::BreaksOff)? {
+            file.write_all(&piece).map_err(Error::io("write", temporary.path()))?;
+        }
+        file.sync_all().map_err(Error::io("sync", temporary.path()))?;
+        temporary.rename(&self.received.bbolt_path(index))?;
+        Ok(file)
+    }
+}
+
+impl SnapshotReceiver for Importer {
+    fn receive(&self, snapshot: IncomingSnapshot) -> Later<std::io::Result<()>> {
+        let importer = self.clone();
+        Box::pin(async move {
+            let work = tokio::task::spawn_blocking(move || importer.receive_blocking(snapshot));
+            work.await.map_err(std::io::Error::other)?.map_err(std::io::Error::from)
+        })
+    }
+}
+
+/// Makes a database file of ours out of a whole bbolt file, durable under its name when it returns.
+pub(super) fn convert(
+    received: &Received,
+    file: &File,
+    snapshot: &SnapshotMetadata,
+) -> Result<(), Error> {
+    let file = file.try_clone().map_err(Error::io("open", &received.bbolt_path(snapshot.index)))?;
+    let database = Database::open(file)?;
+    let temporary: Temporary = received.temporary("snap.lmdb");
+    let mut loader = Loader::create(temporary.path(), received.options())?;
+    let found = bbolt::load(&database, &mut loader)?;
+    if found.index < snapshot.index {
+        return Err(Error::Old { found: found.index, announced: snapshot.index });
+    }
+    // Databases of etcd before 3.5 do not say these.
+    if !found.has_term {
+        loader.put(Bucket::Meta, meta::TERM, &snapshot.term.to_be_bytes())?;
+    }
+    if let Some(conf_state) = snapshot.conf_state.as_ref().filter(|_| !found.has_conf_state) {
+        loader.put(Bucket::Meta, meta::CONF_STATE, &stored::conf_state_json(conf_state))?;
+    }
+    loader.finish()?;
+    temporary.rename(&received.converted_path(snapshot.index))
+}

@@ -1,0 +1,62 @@
+//! What a state of the database says of itself: the keys of bucket `meta`.
+
+use retcd_api::raftpb::ConfState;
+use retcd_state_machine::DurableState;
+use retcd_state_machine::backend::Failure;
+use retcd_state_machine::schema::{Bucket, meta};
+use retcd_storage::backend::Pinned;
+use serde::{Deserialize, Serialize};
+
+/// The last entry whose effects a state holds, and Raft's membership as of it. `None` before the first flush, or before
+/// Raft has members.
+pub(crate) fn durable_state(state: &Pinned) -> Result<Option<DurableState>, Failure> {
+    let Some(conf_state) = state.get(Bucket::Meta, meta::CONF_STATE)? else { return Ok(None) };
+    let conf_state = parse_conf_state(&conf_state)
+        .map_err(|error| Failure::because("the stored Raft membership", error))?;
+    let term = match state.get(Bucket::Meta, meta::TERM)? {
+        Some(bytes) => {
+            number(&bytes).ok_or_else(|| Failure::new("the stored term is no number"))?
+        }
+        None => 0,
+    };
+    Ok(Some(DurableState { index: applied_index(state)?, term, conf_state }))
+}
+
+/// The last entry whose effects a state holds; 0 for none.
+pub(super) fn applied_index(state: &Pinned) -> Result<u64, Failure> {
+    let Some(bytes) = state.get(Bucket::Meta, meta::CONSISTENT_INDEX)? else { return Ok(0) };
+    number(&bytes).ok_or_else(|| Failure::new("the stored index is no number"))
+}
+
+/// Text such as `3.7.0`; empty when the state names none.
+pub(super) fn storage_version(state: &Pinned) -> Result<String, Failure> {
+    let version = state.get(Bucket::Meta, meta::STORAGE_VERSION)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&version).into_owned())
+}
+
+/// 8 bytes, big endian.
+pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Raft's membership in etcd's JSON: numbers; empty lists are absent. Joint configurations do not occur.
+#[derive(Serialize, Deserialize)]
+struct StoredConfState {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    voters: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    learners: Vec<u64>,
+    #[serde(default)]
+    auto_leave: bool,
+}
+
+pub(super) fn parse_conf_state(json: &[u8]) -> Result<ConfState, serde_json::Error> {
+    let StoredConfState { voters, learners, auto_leave } = serde_json::from_slice(json)?;
+    Ok(ConfState { voters, learners, auto_leave, ..ConfState::default() })
+}
+
+pub(super) fn conf_state_json(state: &ConfState) -> Vec<u8> {
+    let ConfState { voters, learners, auto_leave, .. } = state.clone();
+    serde_json::to_vec(&StoredConfState { voters, learners, auto_leave })
+        .expect("numbers have a JSON form")
+}
