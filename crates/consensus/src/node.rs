@@ -220,6 +220,11 @@ impl Node {
         at_once.into_iter().map(convert::message_from_raft).collect()
     }
 
+    /// Takes only the answers to [`read_index`](Node::read_index), for threads that need not wait for the log's thread.
+    pub fn take_read_states(&mut self) -> Vec<ReadState> {
+        mem::take(&mut self.raft.raft.read_states).into_iter().map(read_state).collect()
+    }
+
     /// All outputs up to `number` are written, and synced if one of them said so.
     ///
     /// Must be called before their `messages_after_persist` are sent.

@@ -1,15 +1,25 @@
-//! From configuration and data dir to a member that can start: a new cluster, or a restart.
+//! From configuration and data dir to a member that can start: a new cluster, a running one, or a restart.
 //!
-//! The log decides. Without one this is a new cluster of one member, whose ids follow from its peer URLs and the cluster
-//! token; its first entry adds the member itself, so that replay needs no special case. With one, the ids come from the
-//! log and the `--initial-*` flags are ignored.
+//! The log decides. With one, the ids come from it and the `--initial-*` flags are ignored. Without one there are two ways:
+//! - **new**: the ids follow from the peer URLs and the cluster token, alike on all members; the first entries add the
+//!   members, so that replay needs no special case;
+//! - **existing**: a running cluster has added this member before. Its members are asked who belongs to it; the own id is
+//!   found by the own peer URLs, and everything else comes from the leader.
+//!
+//! `--force-new-cluster` restarts from a log alone: what was not committed is cut off, and entries are added that remove
+//! all others.
 
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
+use retcd_api::raftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType};
 use retcd_api::{etcdserverpb, raftpb, walpb};
 use retcd_consensus::{FirstMember, InitialState};
+use retcd_net::Url;
 use retcd_state_machine::backend::Failure;
 use retcd_state_machine::cluster::Member;
 use retcd_state_machine::{Reader, StateMachine};
@@ -19,9 +29,11 @@ use retcd_storage::snapshot::Snapshots;
 use retcd_storage::wal::{self, EntryRef, Wal};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
+use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::node::Ids;
+use crate::peer::client::{Client, Membership};
 
 /// Why a member cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +56,14 @@ pub enum Error {
     Raft(#[from] retcd_consensus::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    #[error("member {0:x} has already been bootstrapped")]
+    AlreadyBootstrapped(u64),
+    #[error(
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+    )]
+    NoAnswer,
+    #[error("error validating peerURLs {urls}: {reason}")]
+    OtherCluster { urls: String, reason: String },
 }
 
 /// A member before its threads run.
@@ -55,70 +75,132 @@ pub(crate) struct Boot {
     pub(crate) snapshots: Snapshots,
     pub(crate) snapshot_index: u64,
     pub(crate) is_new: bool,
+    /// Members of the cluster, where the log does not tell of them yet.
+    pub(crate) peers: Vec<Member>,
+}
+
+/// The log, and what Raft begins with.
+struct Start {
+    ids: Ids,
+    wal: Wal,
+    initial: InitialState,
+    snapshot_index: u64,
+    is_new: bool,
+    peers: Vec<Member>,
 }
 
 /// Opens or creates the log, and puts the Raft node together with what the state machine holds already.
+///
+/// `runtime` is for questions to other members.
 pub(crate) fn boot(
     config: &Config,
     data_dir: &DataDir,
     machine: StateMachine,
+    runtime: &Runtime,
 ) -> Result<Boot, Error> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let dir = data_dir.layout().wal_dir();
     let snapshots = Snapshots::new(fs.clone(), &data_dir.layout().snap_dir());
-    let options = wal::Options::default();
-    if !wal::exists(fs.as_ref(), &dir) {
-        config.check_first_start()?;
-    }
-    let first = first_member(config);
-    let new_ids = Ids { member: first.id, cluster: cluster_id(&[first.id]) };
-
-    let (wal, mut initial, ids, snapshot_index, is_new) = if wal::exists(fs.as_ref(), &dir) {
-        let (from, mut wal, replayed) = open_wal(fs, &dir, &snapshots, options)?;
-        let metadata = etcdserverpb::Metadata::decode(replayed.metadata)
-            .map_err(|source| Error::Metadata { dir: dir.clone(), source })?;
-        let ids = Ids { member: metadata.node_id, cluster: metadata.cluster_id };
-        if from.index == 0 && replayed.entries.is_empty() {
-            // The start before this one ended between the creation of the log and its first entries.
-            if ids != new_ids {
-                return Err(Error::OtherMember {
-                    dir,
-                    found_member: ids.member,
-                    found_cluster: ids.cluster,
-                    member: new_ids.member,
-                    cluster: new_ids.cluster,
-                });
-            }
-            let initial = first_entries(&mut wal, &first)?;
-            (wal, initial, ids, 0, true)
-        } else {
-            let initial = InitialState {
-                hard_state: replayed.hard_state,
-                conf_state: machine
-                    .conf_state()
-                    .or_else(|| from.conf_state.clone())
-                    .unwrap_or_default(),
-                snapshot_index: from.index,
-                snapshot_term: from.term,
-                entries: replayed.entries,
-                applied: 0,
-            };
-            (wal, initial, ids, from.index, false)
-        }
+    let start = if wal::exists(fs.as_ref(), &dir) {
+        restart(config, fs, &dir, &snapshots, &machine, runtime)?
     } else {
-        let metadata =
-            etcdserverpb::Metadata { node_id: new_ids.member, cluster_id: new_ids.cluster };
-        let mut wal = Wal::create(fs, &dir, &metadata.encode_to_vec(), options)?;
-        let initial = first_entries(&mut wal, &first)?;
-        (wal, initial, new_ids, 0, true)
+        config.check_first_start()?;
+        first_start(config, fs, &dir, runtime)?
     };
+    let Start { ids, wal, mut initial, snapshot_index, is_new, peers } = start;
     initial.applied = machine.applied_index();
     let mut raft_config =
         retcd_consensus::Config::new(ids.member, ids.member ^ u64::from(std::process::id()));
     raft_config.election_ticks = config.election_ticks();
     raft_config.pre_vote = config.pre_vote;
     let raft = retcd_consensus::Node::new(&raft_config, initial)?;
-    Ok(Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new })
+    Ok(Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers })
+}
+
+/// Creates the log of a new member.
+fn first_start(
+    config: &Config,
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    runtime: &Runtime,
+) -> Result<Start, Error> {
+    let create = |ids: Ids| {
+        let metadata = etcdserverpb::Metadata { node_id: ids.member, cluster_id: ids.cluster };
+        Wal::create(fs, dir, &metadata.encode_to_vec(), wal::Options::default())
+    };
+    if config.is_new_cluster {
+        let first = FirstMembers::of(config);
+        runtime.block_on(first.check_not_bootstrapped(config))?;
+        let mut wal = create(first.ids)?;
+        let initial = first.write(&mut wal)?;
+        let (ids, peers) = (first.ids, first.members);
+        return Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers });
+    }
+    let (ids, peers) = runtime.block_on(find_running_cluster(config))?;
+    let wal = create(ids)?;
+    let initial = InitialState::default();
+    Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers })
+}
+
+/// Goes on from the log.
+fn restart(
+    config: &Config,
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    snapshots: &Snapshots,
+    machine: &StateMachine,
+    runtime: &Runtime,
+) -> Result<Start, Error> {
+    let (from, mut wal, replayed) = open_wal(fs, dir, snapshots, wal::Options::default())?;
+    let metadata = etcdserverpb::Metadata::decode(replayed.metadata)
+        .map_err(|source| Error::Metadata { dir: dir.to_owned(), source })?;
+    let ids = Ids { member: metadata.node_id, cluster: metadata.cluster_id };
+    if from.index == 0 && replayed.entries.is_empty() {
+        // The start before this one ended between the creation of the log and its first entries.
+        return restart_empty(config, dir, ids, wal, runtime);
+    }
+    let confirmed = from.conf_state.clone();
+    let mut initial = InitialState {
+        hard_state: replayed.hard_state,
+        conf_state: machine.conf_state().or_else(|| from.conf_state.clone()).unwrap_or_default(),
+        snapshot_index: from.index,
+        snapshot_term: from.term,
+        entries: replayed.entries,
+        applied: 0,
+    };
+    if config.force_new_cluster {
+        force_alone(&mut wal, &mut initial, &confirmed.unwrap_or_default(), ids.member)?;
+    }
+    let snapshot_index = from.index;
+    Ok(Start { ids, wal, initial, snapshot_index, is_new: false, peers: Vec::new() })
+}
+
+fn restart_empty(
+    config: &Config,
+    dir: &Path,
+    found: Ids,
+    mut wal: Wal,
+    runtime: &Runtime,
+) -> Result<Start, Error> {
+    config.check_first_start()?;
+    let first = FirstMembers::of(config);
+    let (ids, peers) = if config.is_new_cluster {
+        (first.ids, first.members.clone())
+    } else {
+        runtime.block_on(find_running_cluster(config))?
+    };
+    if ids != found {
+        return Err(Error::OtherMember {
+            dir: dir.to_owned(),
+            found_member: found.member,
+            found_cluster: found.cluster,
+            member: ids.member,
+            cluster: ids.cluster,
+        });
+    }
+    let initial =
+        if config.is_new_cluster { first.write(&mut wal)? } else { InitialState::default() };
+    Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers })
 }
 
 /// Opens the log behind the newest snapshot that it knows of.
@@ -153,29 +235,206 @@ fn to_wal_snapshot(snapshot: &raftpb::Snapshot) -> walpb::Snapshot {
     walpb::Snapshot { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state }
 }
 
-/// Writes the first entries of a new cluster, durably.
-fn first_entries(wal: &mut Wal, first: &Member) -> Result<InitialState, Error> {
-    let member = FirstMember { id: first.id, context: first.to_json().into() };
-    let initial = InitialState::bootstrap(vec![member]);
-    wal.append(Some(&initial.hard_state), initial.entries.iter().map(EntryRef::from))?;
-    wal.flush(true)?;
-    Ok(initial)
+/// The members of a new cluster, this one among them.
+struct FirstMembers {
+    members: Vec<Member>,
+    ids: Ids,
 }
 
-/// This member as the first one of a new cluster.
-fn first_member(config: &Config) -> Member {
-    let mut peer_urls = config.initial_advertise_peer_urls.to_strings();
-    peer_urls.sort();
-    Member {
-        id: member_id(&peer_urls, &config.initial_cluster_token),
-        name: config.name.clone(),
-        peer_urls,
-        ..Member::default()
+impl FirstMembers {
+    fn of(config: &Config) -> Self {
+        let member = |(name, urls): (&str, &retcd_net::UrlList)| {
+            let mut peer_urls = urls.to_strings();
+            peer_urls.sort();
+            Member {
+                id: member_id(&peer_urls, &config.initial_cluster_token),
+                name: name.to_owned(),
+                peer_urls,
+                ..Member::default()
+            }
+        };
+        let mut members: Vec<Member> = config.initial_cluster.members().map(member).collect();
+        members.sort_by_key(|member| member.id);
+        let own = members.iter().find(|member| member.name == config.name);
+        let ids = Ids {
+            member: own.map_or(0, |member| member.id),
+            cluster: cluster_id(&members.iter().map(|member| member.id).collect::<Vec<_>>()),
+        };
+        FirstMembers { members, ids }
+    }
+
+    /// Writes the first entries, durably. They are the same on all members.
+    fn write(&self, wal: &mut Wal) -> Result<InitialState, Error> {
+        let first =
+            |member: &Member| FirstMember { id: member.id, context: member.to_json().into() };
+        let initial = InitialState::bootstrap(self.members.iter().map(first).collect());
+        wal.append(Some(&initial.hard_state), initial.entries.iter().map(EntryRef::from))?;
+        wal.flush(true)?;
+        Ok(initial)
+    }
+
+    /// A member that has lost its data dir must not vote again in the cluster that it was part of.
+    async fn check_not_bootstrapped(&self, config: &Config) -> Result<(), Error> {
+        let others = config.initial_cluster.members().filter(|(name, _)| *name != config.name);
+        let urls = others.flat_map(|(_, urls)| urls.iter());
+        // The others of a new cluster are starting too, and do not answer yet: a running one answers at once.
+        let Some(running) = ask_members(urls, Duration::from_millis(300)).await else {
+            return Ok(());
+        };
+        let known = running.members.iter().find(|member| member.id == self.ids.member);
+        match known {
+            Some(member) if !member.client_urls.is_empty() => {
+                Err(Error::AlreadyBootstrapped(member.id))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-/// A member's id: from its sorted peer URLs and the cluster token.
-fn member_id(sorted_peer_urls: &[String], token: &str) -> u64 {
+/// Asks the other members of `--initial-cluster` which cluster they form, and finds this member in it.
+async fn find_running_cluster(config: &Config) -> Result<(Ids, Vec<Member>), Error> {
+    let others = config.initial_cluster.members().filter(|(name, _)| *name != config.name);
+    let limit = Duration::from_secs(1) + config.election_timeout;
+    let running = ask_members(others.flat_map(|(_, urls)| urls.iter()), limit).await;
+    let Membership { cluster_id, members } = running.ok_or(Error::NoAnswer)?;
+    let other = |reason: String| Error::OtherCluster {
+        urls: members
+            .iter()
+            .flat_map(|member| &member.peer_urls)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(","),
+        reason,
+    };
+    if members.len() != config.initial_cluster.len() {
+        return Err(other("member count is unequal".to_owned()));
+    }
+    let mut own = None;
+    for (name, urls) in config.initial_cluster.members() {
+        let urls = urls.to_strings();
+        let known = members.iter().find(|member| are_same_urls(&member.peer_urls, &urls));
+        let known = known.ok_or_else(|| {
+            other(format!("unmatched member while checking PeerURLs ({})", urls.join(",")))
+        })?;
+        if name == config.name {
+            own = Some(known.id);
+        }
+    }
+    let member = own.ok_or_else(|| other(format!("couldn't find local name {:?}", config.name)))?;
+    Ok((Ids { member, cluster: cluster_id }, members))
+}
+
+/// The membership as the first member tells it that answers, none when nobody does.
+async fn ask_members<'a>(
+    urls: impl Iterator<Item = &'a Url>,
+    limit: Duration,
+) -> Option<Membership> {
+    let mut asked = tokio::task::JoinSet::new();
+    for url in urls.cloned() {
+        asked.spawn(async move { Client { url: &url, limit }.members().await });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(membership)) => return Some(membership),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a member does not tell who belongs to the cluster")
+            }
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+/// Whether two members' URLs are the same, by text or by the addresses that they resolve to.
+fn are_same_urls(left: &[String], right: &[String]) -> bool {
+    let texts = |urls: &[String]| urls.iter().cloned().collect::<BTreeSet<_>>();
+    if texts(left) == texts(right) {
+        return true;
+    }
+    let resolve = |urls: &[String]| {
+        let resolved = urls.iter().map(|url| {
+            let url = Url::parse(url).ok()?;
+            let address = format!("{}:{}", url.host()?, url.port()?);
+            Some(address.to_socket_addrs().ok()?.collect::<BTreeSet<SocketAddr>>())
+        });
+        resolved.collect::<Option<BTreeSet<_>>>()
+    };
+    left.len() == right.len() && resolve(left).is_some_and(|left| resolve(right) == Some(left))
+}
+
+/// Makes this member the only one: cuts off what is not committed, and adds committed removals of all others.
+fn force_alone(
+    wal: &mut Wal,
+    initial: &mut InitialState,
+    confirmed: &ConfState,
+    own: u64,
+) -> Result<(), Error> {
+    let commit = initial.hard_state.commit;
+    let before = initial.entries.len();
+    initial.entries.retain(|entry| entry.index <= commit);
+    tracing::info!(
+        discarded = before - initial.entries.len(),
+        commit_index = commit,
+        "discarding uncommitted WAL entries and removing all other members"
+    );
+    let mut changes = Vec::new();
+    let (others, is_voter) = members_at(confirmed, &initial.entries, own);
+    if !is_voter {
+        let learner = Member { id: own, ..Member::default() };
+        changes.push(ConfChange {
+            r#type: ConfChangeType::ConfChangeAddNode.into(),
+            node_id: own,
+            context: learner.to_addition_context(true).into(),
+            id: 0,
+        });
+    }
+    changes.extend(others.into_iter().map(|node_id| ConfChange {
+        r#type: ConfChangeType::ConfChangeRemoveNode.into(),
+        node_id,
+        ..ConfChange::default()
+    }));
+    let term = initial.hard_state.term;
+    let entries = changes.iter().zip(commit + 1..).map(|(change, index)| Entry {
+        term,
+        index,
+        r#type: EntryType::EntryConfChange.into(),
+        data: change.encode_to_vec().into(),
+    });
+    let entries: Vec<Entry> = entries.collect();
+    initial.hard_state.commit = entries.last().map_or(commit, |entry| entry.index);
+    wal.append(Some(&initial.hard_state), entries.iter().map(EntryRef::from))?;
+    wal.flush(true)?;
+    initial.entries.extend(entries);
+    Ok(())
+}
+
+/// The other members after `entries`, and whether this one is a voter by then.
+fn members_at(confirmed: &ConfState, entries: &[Entry], own: u64) -> (BTreeSet<u64>, bool) {
+    let mut voters: BTreeSet<u64> = confirmed.voters.iter().copied().collect();
+    let mut learners: BTreeSet<u64> = confirmed.learners.iter().copied().collect();
+    for entry in entries.iter().filter(|entry| entry.r#type() == EntryType::EntryConfChange) {
+        let Ok(change) = ConfChange::decode(entry.data.clone()) else { continue };
+        match change.r#type() {
+            ConfChangeType::ConfChangeAddNode => {
+                learners.remove(&change.node_id);
+                voters.insert(change.node_id);
+            }
+            ConfChangeType::ConfChangeAddLearnerNode => drop(learners.insert(change.node_id)),
+            ConfChangeType::ConfChangeRemoveNode => {
+                voters.remove(&change.node_id);
+                learners.remove(&change.node_id);
+            }
+            ConfChangeType::ConfChangeUpdateNode => {}
+        }
+    }
+    let is_voter = voters.remove(&own);
+    learners.remove(&own);
+    voters.append(&mut learners);
+    (voters, is_voter)
+}
+
+/// A member's id: from its sorted peer URLs and the cluster token, or the time of its addition in seconds.
+pub(crate) fn member_id(sorted_peer_urls: &[String], token: &str) -> u64 {
     let mut hash = Sha1::new();
     for url in sorted_peer_urls {
         hash.update(url);

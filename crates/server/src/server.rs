@@ -1,25 +1,27 @@
 //! The member as a whole: what starts in which order, and stops in the reverse.
 //!
 //! Start: bind the ports (a taken one must fail before anything is touched), lock the data dir, read the state, put the
-//! node together, start its threads, lead, publish the member, accept clients.
+//! node together, start its threads, open the ways to the other members, publish the member once somebody leads, accept
+//! clients.
 //!
-//! Stop: accept no more, end the streams, wait for the running calls, close the queue, let the commit thread carry out
-//! what it holds, write the backend, give the locks back.
+//! Stop: hand over the leadership, accept no more, end the streams, wait for the running calls, close the queue, let the
+//! commit thread carry out what it holds, leave the other members, write the backend, give the locks back.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prost::Message;
 use retcd_api::error::RpcError;
-use retcd_api::{CLUSTER_VERSION, membershippb};
+use retcd_api::membershippb;
 use retcd_net::listener::{self, Bound};
 use retcd_state_machine::StateMachine;
 use retcd_state_machine::backend::Failure;
 use retcd_storage::backend::LmdbBackend;
 use retcd_storage::data_dir::{DataDir, Layout};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,8 +33,11 @@ use crate::http::Scope;
 use crate::metrics::Metrics;
 use crate::node::commit_loop::{self, CommitLoop};
 use crate::node::mailbox::Mailbox;
+use crate::node::peers::NodeInbox;
 use crate::node::storage_loop::{self, Pace, StorageLoop};
-use crate::node::{self, Limits, NodeHandle, Request};
+use crate::node::{self, Limits, NodeHandle, Request, lone};
+use crate::peer::{self, Callbacks, Network};
+use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
 
@@ -57,6 +62,13 @@ pub enum Error {
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// Distance between two checkpoints of a long lease's remaining time.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// How long the member waits for a leader before it serves without one.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a removed member lives on.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the first election waits for other members.
+const PEERS_PATIENCE: Duration = Duration::from_secs(5);
+const PEERS_POLL: Duration = Duration::from_millis(10);
 /// How often calls that wait for an answer are looked at for their deadline.
 const DEADLINE_SWEEP: Duration = Duration::from_millis(500);
 
@@ -69,17 +81,31 @@ pub fn run(config: Config) -> Result<(), Error> {
     let operators =
         config.listen_metrics_urls.iter().map(|url| listener::bind(url, config.socket_options));
     let operators = operators.collect::<Result<Vec<_>, _>>()?;
+    let peers =
+        config.listen_peer_urls.iter().map(|url| listener::bind(url, config.socket_options));
+    let peers = peers.collect::<Result<Vec<_>, _>>()?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::Thread)?;
-    let member = Member::start(config)?;
-    let signal = runtime.block_on(member.serve(clients, operators))?;
+    let member = Member::start(config, &runtime)?;
+    let end = runtime.block_on(member.serve(clients, operators, peers))?;
     drop(runtime);
     member.stop();
-    signal::end_by(signal);
+    match end {
+        End::Signal(signal) => signal::end_by(signal),
+        End::Removed => {}
+    }
     Ok(())
+}
+
+/// Why a member stops.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Signal(signal::Signal),
+    /// It was removed from the cluster.
+    Removed,
 }
 
 /// The steps of a stop.
@@ -96,6 +122,7 @@ struct Member {
     config: Arc<Config>,
     services: Arc<Services>,
     stops: Stops,
+    commit: Arc<Mutex<CommitLoop>>,
     commit_thread: JoinHandle<()>,
     storage_thread: JoinHandle<()>,
     /// The number of the runtime that does everything but serve clients.
@@ -104,7 +131,8 @@ struct Member {
 }
 
 impl Member {
-    fn start(config: Arc<Config>) -> Result<Self, Error> {
+    /// `runtime` is for questions to other members.
+    fn start(config: Arc<Config>, runtime: &Runtime) -> Result<Self, Error> {
         let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
         let backend = Arc::new(LmdbBackend::open(
             &data_dir.layout().backend_path(),
@@ -114,8 +142,8 @@ impl Member {
         // What the scan has touched of the file need not count as this process's memory.
         backend.trim_resident()?;
         let reader = machine.reader();
-        let boot = bootstrap::boot(&config, &data_dir, machine)?;
-        let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new } = boot;
+        let boot = bootstrap::boot(&config, &data_dir, machine, runtime)?;
+        let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers } = boot;
         tracing::info!(
             cluster_id = %format!("{:x}", ids.cluster),
             local_member_id = %format!("{:x}", ids.member),
@@ -131,8 +159,29 @@ impl Member {
         let limits = Limits {
             request_bytes_max: config.max_request_bytes,
             request_timeout: config.request_timeout(),
+            election_timeout: config.election_timeout,
         };
-        let node = NodeHandle::new(ids, limits, reader.clone(), raft, mailboxes, storage, metrics);
+        let network = Network::new(
+            peer::Settings {
+                member_id: ids.member,
+                cluster_id: ids.cluster,
+                peer_urls: config.initial_advertise_peer_urls.to_strings(),
+                dial_timeout: Duration::from_secs(1) + config.election_timeout,
+            },
+            metrics.clone(),
+        );
+        let node = NodeHandle::new(
+            ids,
+            limits,
+            reader.clone(),
+            raft,
+            mailboxes,
+            storage,
+            network,
+            metrics,
+        );
+        node.meet(&peers);
+        node.meet_known();
 
         let settings = commit_loop::Settings {
             catch_up_entries: config.snapshot_catchup_entries,
@@ -140,7 +189,8 @@ impl Member {
             apply_warning: config.warning_apply_duration,
             is_unsynced: config.unsafe_no_fsync,
         };
-        let commit = CommitLoop::new(&node, machine, wal, settings);
+        let commit = CommitLoop::new(&node, machine, wal, snapshots.clone(), settings);
+        let commit = Arc::new(Mutex::new(commit));
         let pace = Pace {
             flush_interval: config.backend_batch_interval,
             compaction_records: usize::try_from(config.compaction_batch_limit)
@@ -164,44 +214,41 @@ impl Member {
             config,
             services,
             stops: Stops::default(),
-            commit_thread: spawn_or_die("commit", move || commit.run())?,
+            commit: commit.clone(),
+            commit_thread: spawn_or_die("commit", move || commit_loop::run(&commit))?,
             storage_thread: spawn_or_die("storage", move || storing.run())?,
             background,
             is_new,
         })
     }
 
-    /// Leads, publishes, serves. Returns the signal that asked to stop, when all clients are gone.
+    /// Joins the others, publishes, serves. Returns why it ended, when all clients are gone.
     async fn serve(
         &self,
         clients: Vec<Bound>,
         operators: Vec<Bound>,
-    ) -> Result<signal::Signal, Error> {
+        peers: Vec<Bound>,
+    ) -> Result<End, Error> {
         let mut signals = signal::Signals::new().map_err(Error::Thread)?;
         node::enter_runtime(self.background);
         let node = &self.services.node;
         let tasks = TaskTracker::new();
-        tasks.spawn(self.until_stop(deliver(node.clone(), self.background)));
-        tasks.spawn(self.until_stop(tick(node.clone(), self.config.heartbeat_interval)));
-        let reader = self.services.reader.clone();
-        let writes_checkpoints = self.config.feature_gates.is_enabled(Gate::LeaseCheckpoint);
-        tasks.spawn(background::expire_leases(
-            node.clone(),
-            reader.clone(),
-            writes_checkpoints,
-            self.stops.streams.clone(),
-        ));
-        if let Some(retention) = retention(self.config.auto_compaction) {
-            let compactor = background::Compactor::new(retention);
-            tasks.spawn(compactor.run(node.clone(), reader, self.stops.streams.clone()));
-        }
-        tokio::select! {
-            () = self.lead_and_publish() => {}
-            signal = signals.next() => {
-                self.stops.streams.cancel();
-                return Ok(signal);
+        self.start_network(peers, &tasks)?;
+        self.start_background(&tasks);
+        let mut ready = std::pin::pin!(self.lead_and_publish());
+        let is_ready = tokio::select! {
+            () = &mut ready => true,
+            // Without a quorum there is no end to wait for: clients get errors that say so.
+            () = tokio::time::sleep(READY_PATIENCE) => {
+                tracing::warn!("timed out waiting for the ready notification");
+                false
             }
-        }
+            end = self.end(&mut signals) => {
+                self.stops.streams.cancel();
+                node.network().stop().await;
+                return Ok(end);
+            }
+        };
 
         let connections = TaskTracker::new();
         let threads = self.start_client_threads()?;
@@ -219,22 +266,95 @@ impl Member {
                 tracing::info!(traffic = "grpc+http", address, "{message}");
             }
         }
-        tracing::info!("ready to serve client requests");
-        signal::notify_supervisor();
+        if is_ready {
+            tracing::info!("ready to serve client requests");
+            signal::notify_supervisor();
+        }
+        let end = tokio::select! {
+            end = self.end(&mut signals) => end,
+            end = async {
+                if !is_ready {
+                    ready.await;
+                    tracing::info!("ready to serve client requests");
+                    signal::notify_supervisor();
+                }
+                std::future::pending::<End>().await
+            } => end,
+        };
 
-        let signal = signals.next().await;
-        tracing::info!(signal = signal.name(), "received signal; shutting down");
         tracing::info!(name = self.config.name, data_dir = %self.config.data_dir.display(), "closing etcd server");
+        node.hand_over().await;
         self.stops.streams.cancel();
         tasks.close();
         tasks.wait().await;
         connections.close();
         let _ = tokio::time::timeout(STOP_PATIENCE, connections.wait()).await;
+        node.network().stop().await;
         self.stops.threads.cancel();
         for (_, thread) in threads {
             let _ = thread.join();
         }
-        Ok(signal)
+        Ok(end)
+    }
+
+    /// What ends a member that runs.
+    async fn end(&self, signals: &mut signal::Signals) -> End {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal = signal.name(), "received signal; shutting down");
+                End::Signal(signal)
+            }
+            () = self.services.node.removal().cancelled() => {
+                // Whoever asked for the removal gets the answer, and the others hear of the commit.
+                tokio::time::sleep(REMOVAL_PATIENCE).await;
+                End::Removed
+            }
+        }
+    }
+
+    fn start_network(&self, peers: Vec<Bound>, tasks: &TaskTracker) -> Result<(), Error> {
+        let network = self.services.node.network();
+        network.start(self.callbacks());
+        for bound in peers {
+            tracing::info!(address = %bound.url(), "serving peer traffic");
+            let listener = bound.into_listener().map_err(Error::Thread)?;
+            let network = network.clone();
+            tasks.spawn(self.until_stop(async move { network.serve(listener).await }));
+        }
+        Ok(())
+    }
+
+    /// The member as the network sees it.
+    fn callbacks(&self) -> Callbacks {
+        Callbacks {
+            inbox: Arc::new(NodeInbox { node: self.services.node.clone() }),
+            requests: Arc::new(ForPeers { services: self.services.clone() }),
+            snapshot_source: Arc::new(crate::snapshot_tmp::Tmp),
+            snapshot_receiver: Arc::new(crate::snapshot_tmp::Tmp),
+        }
+    }
+
+    /// Everything that the member does by itself.
+    fn start_background(&self, tasks: &TaskTracker) {
+        let node = &self.services.node;
+        tasks.spawn(self.until_stop(deliver(node.clone(), self.background)));
+        tasks.spawn(self.until_stop(tick(node.clone(), self.config.heartbeat_interval)));
+        if self.config.initial_election_tick_advance {
+            tasks.spawn(self.until_stop(advance_ticks(node.clone(), self.config.election_ticks())));
+        }
+        let reader = self.services.reader.clone();
+        let writes_checkpoints = self.config.feature_gates.is_enabled(Gate::LeaseCheckpoint);
+        tasks.spawn(background::expire_leases(
+            node.clone(),
+            reader.clone(),
+            writes_checkpoints,
+            self.stops.streams.clone(),
+        ));
+        tasks.spawn(self.until_stop(background::monitor_versions(node.clone(), reader.clone())));
+        if let Some(retention) = retention(self.config.auto_compaction) {
+            let compactor = background::Compactor::new(retention);
+            tasks.spawn(compactor.run(node.clone(), reader, self.stops.streams.clone()));
+        }
     }
 
     fn until_stop<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
@@ -242,11 +362,13 @@ impl Member {
         async move { stop.run_until_cancelled(task).await.unwrap_or_default() }
     }
 
-    /// Wins the election that only this member takes part in, and tells the cluster how it is called and reached.
+    /// Wins the election if only this member takes part in it, and tells the cluster how it is called and reached.
     async fn lead_and_publish(&self) {
         let node = &self.services.node;
-        while !node.is_leader() {
-            node.campaign();
+        while node.leader().is_none() {
+            if node.is_sole_voter() {
+                node.campaign();
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let attributes = membershippb::Attributes {
@@ -257,21 +379,18 @@ impl Member {
             member_id: node.member_id(),
             member_attributes: Some(attributes),
         };
+        // A member that was just added must know of it before it says more about itself.
+        while self.services.reader.member(node.member_id()).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.propose_until_done(Request::ClusterMemberAttrSet, &publish.encode_to_vec()).await;
         tracing::info!(
             local_member_id = %format!("{:x}", node.member_id()),
             cluster_id = %format!("{:x}", node.cluster_id()),
             "published local member to cluster through raft"
         );
-        if self.services.reader.cluster_version().as_deref() != Some(CLUSTER_VERSION) {
-            let request =
-                membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() };
-            self.propose_until_done(Request::ClusterVersionSet, &request.encode_to_vec()).await;
-            tracing::info!(
-                cluster_version = CLUSTER_VERSION,
-                is_new = self.is_new,
-                "set initial cluster version"
-            );
+        if node.is_sole_voter() && self.is_new {
+            background::set_own_version(node).await;
         }
     }
 
@@ -295,10 +414,11 @@ impl Member {
         (0..self.background)
             .map(|number| {
                 let (services, stops) = (self.services.clone(), self.stops.clone());
+                let commit = self.commit.clone();
                 let (sender, receiver) = std::sync::mpsc::channel();
                 let thread = std::thread::Builder::new()
                     .name(format!("client-{number}"))
-                    .spawn(move || client_thread(&services, number, &stops, &sender))
+                    .spawn(move || client_thread(&services, &commit, number, &stops, &sender))
                     .map_err(Error::Thread)?;
                 let handle = receiver.recv().map_err(|_| {
                     Error::Thread(io::Error::other("a client thread ended at once"))
@@ -382,6 +502,7 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
 /// One runtime for clients: their connections live and die here.
 fn client_thread(
     services: &Arc<Services>,
+    commit: &Arc<Mutex<CommitLoop>>,
     number: u16,
     stops: &Stops,
     started: &std::sync::mpsc::Sender<Handle>,
@@ -395,6 +516,7 @@ fn client_thread(
     runtime.block_on(async {
         tokio::spawn(deliver(services.node.clone(), number));
         tokio::spawn(services::run_hub());
+        tokio::spawn(lone::run(services.node.clone(), commit.clone()));
         let _ = started.send(Handle::current());
         stops.streams.cancelled().await;
         services::end_streams();
@@ -427,6 +549,21 @@ async fn tick(node: NodeHandle, interval: Duration) {
     loop {
         interval.tick().await;
         node.tick();
+    }
+}
+
+/// Before the first election: waits for the others to be there, so that it is not held in vain.
+async fn advance_ticks(node: NodeHandle, election_ticks: usize) {
+    let begun = Instant::now();
+    while begun.elapsed() < PEERS_PATIENCE {
+        tokio::time::sleep(PEERS_POLL).await;
+        if node.leader().is_some() {
+            return;
+        }
+        if node.is_sole_voter() || node.connected_count(Duration::ZERO) > node.members_known() / 2 {
+            node.advance_ticks(election_ticks.saturating_sub(1));
+            return;
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn expire_leases(
         for id in expired {
             // A refused proposal is no loss: the lessor hands the lease out again after a while.
             let revoke = pb::LeaseRevokeRequest { id };
-            if node.propose_unattended(Request::LeaseRevoke, &revoke).is_ok() {
+            if node.propose_as_leader(Request::LeaseRevoke, &revoke).is_ok() {
                 node.metrics().server_lease_expired_total.increment();
             }
         }
@@ -45,7 +45,7 @@ pub(crate) async fn expire_leases(
             let checkpoints = reader.lessor().due_checkpoints(node.now(), CHECKPOINTS_MAX);
             if !checkpoints.is_empty() {
                 let request = pb::LeaseCheckpointRequest { checkpoints };
-                let _ = node.propose_unattended(Request::LeaseCheckpoint, &request);
+                let _ = node.propose_as_leader(Request::LeaseCheckpoint, &request);
             }
         }
     }

@@ -2,6 +2,8 @@
 
 mod compactor;
 mod leases;
+mod versions;
 
 pub(crate) use compactor::{Compactor, Retention};
 pub(crate) use leases::expire_leases;
+pub(crate) use versions::{Minor, monitor_versions, set_own_version};

@@ -84,6 +84,8 @@ pub(super) fn check(
         },
         initial_cluster,
         initial_cluster_token: settings.text("initial-cluster-token"),
+        is_new_cluster: settings.text("initial-cluster-state") == "new",
+        force_new_cluster: settings.bool("force-new-cluster"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         max_learners: not_negative(&settings, "max-learners")?,
         heartbeat_interval,
@@ -156,11 +158,7 @@ fn check_bootstrap_sources(settings: &Settings) -> Result<(), Error> {
         return Err(Error::DiscoveryFallback(fallback));
     }
     match settings.text("initial-cluster-state").as_str() {
-        "new" => Ok(()),
-        "existing" => Err(Error::NotAvailable {
-            flag: "initial-cluster-state",
-            what: "joining an existing cluster",
-        }),
+        "new" | "existing" => Ok(()),
         other => Err(Error::ClusterState(other.to_owned())),
     }
 }
@@ -261,18 +259,10 @@ fn initial_cluster(
 ) -> Result<InitialCluster, Error> {
     let text = settings.text("initial-cluster");
     let is_default = text == Flag::named("initial-cluster").default;
-    let cluster = if text.is_empty() || is_default && name != Flag::named("name").default {
-        InitialCluster::single(name, advertised.clone())
-    } else {
-        InitialCluster::parse(&text)?
-    };
-    if cluster.len() > 1 {
-        return Err(Error::NotAvailable {
-            flag: "initial-cluster",
-            what: "a cluster of several members",
-        });
+    if text.is_empty() || is_default && name != Flag::named("name").default {
+        return Ok(InitialCluster::single(name, advertised.clone()));
     }
-    Ok(cluster)
+    InitialCluster::parse(&text)
 }
 
 fn intervals(settings: &Settings) -> Result<(Duration, Duration), Error> {

@@ -169,7 +169,7 @@ pub static FLAGS: &[Flag] = &[
     flag("max-learners", "1", Int, Features, "max-learners", Ready, "most learners in the cluster"),
     flag("downgrade-check-time", "5s", Duration, Features, "downgrade-check-time", NotYet("downgrading a cluster"), "period of the downgrade-finished check"),
     flag("snapshot-catchup-entries", "5000", Uint, Features, "snapshot-catchup-entries", Ready, "entries kept in memory after a snapshot for slow followers (0 is replaced by 5000)"),
-    flag("force-new-cluster", "false", Bool, Unsafe, "force-new-cluster", NotYet("forcing a new cluster"), "restart as a one-member cluster from existing data"),
+    flag("force-new-cluster", "false", Bool, Unsafe, "force-new-cluster", Ready, "restart as a one-member cluster from existing data"),
     flag("unsafe-no-fsync", "false", Bool, Unsafe, "unsafe-no-fsync", Ready, "never fsync"),
     flag("config-file", "", Text, Meta, "", Ready, "YAML/JSON file; when given, ALL other flags and ETCD_ variables are ignored"),
     flag("version", "false", Bool, Meta, "", Ready, "print version and exit 0"),

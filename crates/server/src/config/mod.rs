@@ -64,9 +64,12 @@ pub struct Config {
     pub advertise_client_urls: UrlList,
     pub socket_options: retcd_net::listener::Options,
 
-    /// Exactly one member. Matters only before there is a WAL; see [`Config::check_first_start`].
+    /// Matters only before there is a WAL, as the next two; see [`Config::check_first_start`].
     pub initial_cluster: InitialCluster,
     pub initial_cluster_token: String,
+    /// Otherwise the member joins a running one.
+    pub is_new_cluster: bool,
+    pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
     pub max_learners: u64,
 

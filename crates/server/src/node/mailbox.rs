@@ -126,11 +126,26 @@ struct Slots {
     free: Vec<u32>,
 }
 
+/// How many calls of this thread wait for an answer.
+pub(crate) fn waiting() -> usize {
+    SLOTS.with_borrow(|slots| slots.slots.len() - slots.free.len())
+}
+
 struct Slot {
     generation: u32,
     /// The sweep at which the call gives up.
     deadline: u64,
+    waits_for: WaitsFor,
     state: SlotState,
+}
+
+/// What a call waits for: its timeout is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitsFor {
+    /// A request to be applied.
+    Apply,
+    /// Leave to read.
+    Read,
 }
 
 enum SlotState {
@@ -140,16 +155,18 @@ enum SlotState {
 }
 
 impl Slots {
-    fn reserve(&mut self, deadline: u64) -> SlotKey {
+    fn reserve(&mut self, deadline: u64, waits_for: WaitsFor) -> SlotKey {
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[index as usize];
             slot.deadline = deadline;
+            slot.waits_for = waits_for;
             slot.state = SlotState::Waiting(None);
             return SlotKey { index, generation: slot.generation };
         }
         let index =
             u32::try_from(self.slots.len()).expect("the queue bounds the number of waiting calls");
-        self.slots.push(Slot { generation: 0, deadline, state: SlotState::Waiting(None) });
+        let state = SlotState::Waiting(None);
+        self.slots.push(Slot { generation: 0, deadline, waits_for, state });
         SlotKey { index, generation: 0 }
     }
 
@@ -178,8 +195,8 @@ impl Slots {
     }
 }
 
-/// Answers every call of this thread whose deadline has passed with `error`. `now` counts as in [`Pending::new`].
-pub(crate) fn expire(now: u64, error: &RpcError) {
+/// Answers every call of this thread whose deadline has passed with an error. `now` counts as in [`Pending::new`].
+pub(crate) fn expire(now: u64, error: impl Fn(WaitsFor) -> RpcError) {
     SLOTS.with_borrow_mut(|slots| {
         for slot in &mut slots.slots {
             if slot.deadline > now {
@@ -187,7 +204,7 @@ pub(crate) fn expire(now: u64, error: &RpcError) {
             }
             if let SlotState::Waiting(waker) = &mut slot.state {
                 let waker = waker.take();
-                slot.state = SlotState::Answered(Err(error.clone()));
+                slot.state = SlotState::Answered(Err(error(slot.waits_for)));
                 if let Some(waker) = waker {
                     waker.wake();
                 }
@@ -203,8 +220,8 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Takes a slot on this thread. `runtime` is the thread's number, `deadline` a time in the units of [`expire`].
-    pub(crate) fn new(runtime: u16, deadline: u64) -> (Pending, ReplyTo) {
-        let slot = SLOTS.with_borrow_mut(|slots| slots.reserve(deadline));
+    pub(crate) fn new(runtime: u16, deadline: u64, waits_for: WaitsFor) -> (Pending, ReplyTo) {
+        let slot = SLOTS.with_borrow_mut(|slots| slots.reserve(deadline, waits_for));
         (Pending { slot }, ReplyTo { runtime, slot })
     }
 }
@@ -263,8 +280,8 @@ mod tests {
     #[test]
     fn an_answer_reaches_its_call() {
         let mailbox = Mailbox::default();
-        let (mut first, to_first) = Pending::new(0, u64::MAX);
-        let (mut second, to_second) = Pending::new(0, u64::MAX);
+        let (mut first, to_first) = Pending::new(0, u64::MAX, WaitsFor::Apply);
+        let (mut second, to_second) = Pending::new(0, u64::MAX, WaitsFor::Apply);
         assert!(poll(&mut first).is_pending());
         mailbox.post(&mut vec![(to_second, Ok(response(3))), (to_first, Ok(response(2)))], false);
         assert!(deliver(&mailbox).is_ready());
@@ -276,9 +293,9 @@ mod tests {
     #[test]
     fn an_answer_to_a_call_that_went_away_reaches_nobody_else() {
         let mailbox = Mailbox::default();
-        let (gone, to_gone) = Pending::new(0, u64::MAX);
+        let (gone, to_gone) = Pending::new(0, u64::MAX, WaitsFor::Apply);
         drop(gone);
-        let (mut next, to_next) = Pending::new(0, u64::MAX);
+        let (mut next, to_next) = Pending::new(0, u64::MAX, WaitsFor::Apply);
         mailbox.post(&mut vec![(to_gone, Ok(response(2)))], false);
         assert!(deliver(&mailbox).is_ready());
         assert!(poll(&mut next).is_pending());
@@ -289,9 +306,9 @@ mod tests {
 
     #[test]
     fn a_call_past_its_deadline_gets_the_error() {
-        let (mut late, _) = Pending::new(0, 10);
-        let (mut patient, _) = Pending::new(0, 11);
-        expire(10, &RpcError::Timeout);
+        let (mut late, _) = Pending::new(0, 10, WaitsFor::Read);
+        let (mut patient, _) = Pending::new(0, 11, WaitsFor::Read);
+        expire(10, |_| RpcError::Timeout);
         assert!(matches!(poll(&mut late), Poll::Ready(Err(RpcError::Timeout))));
         assert!(poll(&mut patient).is_pending());
     }

@@ -11,39 +11,49 @@
 //! ```
 //!
 //! - The **commit thread** ([`commit_loop`]) is the only writer of the log and of the state machine. While it waits for
-//!   the disk, requests pile up and become the next batch: no timer, no tuning.
-//! - The **Raft node** stands behind a lock that is free while the disk works, so ticks and peers never wait for it.
+//!   the disk, requests pile up and become the next batch: no timer, no tuning. A lone call's turn is done by its own
+//!   thread ([`lone`]).
+//! - The **Raft node** stands behind a lock that is free while the disk works, so ticks and peers ([`peers`]) never wait
+//!   for it.
 //! - The **storage thread** ([`storage_loop`]) follows behind. Nothing that a client waits for depends on it, but for
 //!   requests about storage itself.
-//! - **Reads** never come here: they run on the client's thread against the shared state ([`reads`]).
+//! - **Reads** run on the client's thread against the shared state; with other voters, Raft says first how fresh that
+//!   must be ([`reads`]).
 //!
 //! Order. An answer leaves after its entry was applied, that is after a quorum synced it. The news for watchers is
 //! posted with the answers of the same batch, not later. A local fault ([`fatal`]) ends the process: what
 //! was acknowledged is in the log, and the next start replays it.
 
 pub(crate) mod commit_loop;
+pub(crate) mod lone;
 pub(crate) mod mailbox;
+pub(crate) mod peers;
 pub(crate) mod proposals;
 mod reads;
 pub(crate) mod storage_loop;
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
+use retcd_api::raftpb;
 use retcd_state_machine::{ReadError, Reader, watch};
+use tokio_util::sync::CancellationToken;
 
-use self::mailbox::{Mailboxes, Pending};
-use self::proposals::{Proposal, Proposals};
+use self::mailbox::{Mailboxes, Pending, WaitsFor};
+use self::proposals::{Command, Proposal, Proposals, Pushed, Waiter};
+use self::reads::Rounds;
 use self::storage_loop::StorageHandle;
 use crate::metrics::Metrics;
+use crate::peer::Network;
 
 /// A request that goes through the log: its field of `InternalRaftRequest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +69,7 @@ pub(crate) enum Request {
     LeaseCheckpoint = 11,
     ClusterVersionSet = 1300,
     ClusterMemberAttrSet = 1301,
+    DowngradeInfoSet = 1302,
 }
 
 /// The number of `InternalRaftRequest.header`.
@@ -76,6 +87,7 @@ pub(crate) struct Ids {
 pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) election_timeout: Duration,
 }
 
 /// What all threads of the node share.
@@ -88,14 +100,30 @@ pub(crate) struct Shared {
     /// Raft. Held for microseconds, never while the disk works.
     raft: Mutex<retcd_consensus::Node>,
     storage: StorageHandle,
+    network: Network,
+    rounds: Rounds,
     metrics: Arc<Metrics>,
     request_ids: AtomicU64,
     started: Instant,
     term: AtomicU64,
     /// 0 is none.
     leader: AtomicU64,
+    /// When the present leader came, in milliseconds of the node's clock; 0: never.
+    leader_came: AtomicU64,
+    /// Since when nobody leads.
+    leader_left: AtomicU64,
     committed: AtomicU64,
     is_learner: AtomicBool,
+    /// When the running sync began, in milliseconds of the node's clock, plus one; 0: none runs.
+    sync_since: AtomicU64,
+    /// The last sync was fast enough to be waited for: see [`lone`].
+    has_fast_disk: AtomicBool,
+    /// Other members as the network knows them, with their URLs.
+    peers: Mutex<BTreeMap<u64, Vec<String>>>,
+    /// Who was removed for good.
+    removed: RwLock<BTreeSet<u64>>,
+    /// This member was removed: it must stop.
+    is_removed: CancellationToken,
     /// What the watch hub of each client thread counts.
     watch_counters: Box<[Mutex<watch::Counters>]>,
     /// This member is the only voter, and leader: see [`reads`].
@@ -138,10 +166,12 @@ impl NodeHandle {
         raft: retcd_consensus::Node,
         mailboxes: Mailboxes,
         storage: StorageHandle,
+        network: Network,
         metrics: Arc<Metrics>,
     ) -> Self {
         let watch_counters = mailboxes.iter().map(|_| Mutex::default()).collect();
         let is_sole_voter = raft.conf_state().voters == [ids.member];
+        let is_learner = raft.conf_state().learners.contains(&ids.member);
         let shared = Shared {
             ids,
             limits,
@@ -150,13 +180,22 @@ impl NodeHandle {
             mailboxes,
             raft: Mutex::new(raft),
             storage,
+            network,
+            rounds: Rounds::default(),
             metrics,
             request_ids: AtomicU64::new(first_request_id(ids.member)),
             started: Instant::now(),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
+            leader_came: AtomicU64::new(0),
+            leader_left: AtomicU64::new(0),
             committed: AtomicU64::new(0),
-            is_learner: AtomicBool::new(false),
+            is_learner: AtomicBool::new(is_learner),
+            sync_since: AtomicU64::new(0),
+            has_fast_disk: AtomicBool::new(false),
+            peers: Mutex::default(),
+            removed: RwLock::default(),
+            is_removed: CancellationToken::new(),
             watch_counters,
             is_sole_voter: AtomicBool::new(is_sole_voter),
         };
@@ -217,15 +256,25 @@ impl NodeHandle {
     /// # Errors
     /// Too large, or refused by the queue.
     pub(crate) fn propose(&self, request: Request, message: &[u8]) -> Result<Pending, RpcError> {
-        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        let id = self.new_request_id();
         let data = encode_request(request, message, id);
         if data.len() > self.shared.limits.request_bytes_max {
             return Err(RpcError::RequestTooLarge);
         }
-        let deadline = self.now() + self.shared.limits.request_timeout;
-        let (pending, reply_to) = Pending::new(RUNTIME.get(), millis(deadline));
-        self.shared.proposals.push(Proposal { id, data, reply_to: Some(reply_to) })?;
+        let (pending, waiter) = self.new_waiter();
+        let proposal = Proposal { id, data, waiter: Some(waiter), is_leaders_own: false };
+        if self.shared.proposals.push(proposal, lone::may_commit(self))? == Pushed::Deferred {
+            lone::is_due();
+        }
         Ok(pending)
+    }
+
+    /// Sends a membership change into the log. Its id is given here.
+    pub(crate) fn propose_change(&self, mut change: raftpb::ConfChange) -> Pending {
+        change.id = self.new_request_id();
+        let (pending, waiter) = self.new_waiter();
+        self.shared.proposals.command(Command::ChangeMembers { change, waiter });
+        pending
     }
 
     /// Sends a request of the member's own, whose answer nobody waits for.
@@ -234,14 +283,47 @@ impl NodeHandle {
         request: Request,
         message: &impl Message,
     ) -> Result<(), RpcError> {
-        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        self.propose_without_waiter(request, message, false)
+    }
+
+    /// Sends a request that follows from the leader's own clock, and is void when this member leads no more. Nobody waits
+    /// for the answer.
+    pub(crate) fn propose_as_leader(
+        &self,
+        request: Request,
+        message: &impl Message,
+    ) -> Result<(), RpcError> {
+        self.propose_without_waiter(request, message, true)
+    }
+
+    fn propose_without_waiter(
+        &self,
+        request: Request,
+        message: &impl Message,
+        is_leaders_own: bool,
+    ) -> Result<(), RpcError> {
+        let id = self.new_request_id();
         let data = encode_request(request, &message.encode_to_vec(), id);
-        self.shared.proposals.push(Proposal { id, data, reply_to: None })
+        let proposal = Proposal { id, data, waiter: None, is_leaders_own };
+        self.shared.proposals.push(proposal, false).map(drop)
+    }
+
+    fn new_waiter(&self) -> (Pending, Waiter) {
+        let deadline = self.now() + self.shared.limits.request_timeout;
+        let (pending, reply_to) = Pending::new(RUNTIME.get(), millis(deadline), WaitsFor::Apply);
+        (pending, Waiter { reply_to, deadline })
+    }
+
+    fn new_request_id(&self) -> u64 {
+        self.shared.request_ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Answers the calls of this thread that have waited too long.
     pub(crate) fn expire_waiting(&self) {
-        mailbox::expire(millis(self.now()), &RpcError::Timeout);
+        mailbox::expire(millis(self.now()), |waits_for| match waits_for {
+            WaitsFor::Read => RpcError::Timeout,
+            WaitsFor::Apply => self.timeout_error(self.shared.limits.request_timeout),
+        });
     }
 
     /// Raises the NOSPACE alarm for this member. A failure to do so is no news: the write is refused anyway.
@@ -295,8 +377,7 @@ impl NodeHandle {
 
     /// A lease id that is most likely free: positive, like a request id.
     pub(crate) fn new_lease_id(&self) -> i64 {
-        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed) & i64::MAX.cast_unsigned();
-        id.cast_signed()
+        (self.new_request_id() & i64::MAX.cast_unsigned()).cast_signed()
     }
 
     /// Stands for election, when Raft lets it.
@@ -305,9 +386,21 @@ impl NodeHandle {
         // A member that has not applied what is committed may not know the members yet.
         if raft.applied_index() == raft.commit_index() {
             raft.campaign();
-            drop(raft);
+        }
+        self.react(raft);
+    }
+
+    /// Sends and answers what need not wait for the commit thread, and wakes that for the rest.
+    fn react(&self, mut raft: MutexGuard<'_, retcd_consensus::Node>) {
+        let messages = raft.take_messages();
+        let reads = raft.take_read_states();
+        let has_output = raft.has_output();
+        drop(raft);
+        self.shared.network.send(messages);
+        if has_output {
             self.shared.proposals.kick();
         }
+        self.answer_reads(&reads);
     }
 
     /// Notes what the hub of a client thread counts.
@@ -329,21 +422,20 @@ impl NodeHandle {
         sum
     }
 
-    /// Moves Raft's clock by one tick.
-    pub(crate) fn tick(&self) {
-        let has_output = {
-            let mut raft = self.shared.raft.lock();
-            raft.tick();
-            raft.has_output()
-        };
-        if has_output {
-            self.shared.proposals.kick();
-        }
-    }
-
     /// Refuses new requests. Those accepted before are still carried out, then the commit thread ends.
     pub(crate) fn close(&self) {
         self.shared.proposals.close();
+    }
+}
+
+impl Shared {
+    /// The log is about to be written. Until [`sync_ended`](Self::sync_ended) the commit loop may stand still.
+    fn sync_began(&self) {
+        self.sync_since.store(millis(self.started.elapsed()) + 1, Ordering::Relaxed);
+    }
+
+    fn sync_ended(&self) {
+        self.sync_since.store(0, Ordering::Relaxed);
     }
 }
 
@@ -428,6 +520,7 @@ mod tests {
         assert!(empty(Request::LeaseCheckpoint).lease_checkpoint.is_some());
         assert!(empty(Request::ClusterVersionSet).cluster_version_set.is_some());
         assert!(empty(Request::ClusterMemberAttrSet).cluster_member_attr_set.is_some());
+        assert!(empty(Request::DowngradeInfoSet).downgrade_info_set.is_some());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The way in: requests that wait for the commit thread.
 //!
 //! Handlers push, the commit thread takes all that waits at once, so a batch forms by itself while the disk syncs.
-//! A push wakes the commit thread only when it sleeps. The queue is bounded in count and bytes; a full one refuses
-//! the request at once, since a client that waits longer gains nothing.
+//! A push wakes the commit thread only when it sleeps, and not even then when the pushing thread will do the commit
+//! itself ([`lone`](super::lone)). The queue is bounded in count and bytes; a full one refuses the request at once, since a
+//! client that waits longer gains nothing.
 
 use std::sync::OnceLock;
 use std::thread::Thread;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use retcd_api::error::RpcError;
-use retcd_api::walpb;
+use retcd_api::{raftpb, walpb};
 
 use super::mailbox::ReplyTo;
 
@@ -26,14 +27,35 @@ pub(crate) struct Proposal {
     pub(crate) id: u64,
     /// The encoded `InternalRaftRequest`.
     pub(crate) data: Bytes,
-    /// Who waits. `None` for requests of the member itself that nobody waits for.
-    pub(crate) reply_to: Option<ReplyTo>,
+    /// Who waits, and until when. `None` for requests of the member itself that nobody waits for.
+    pub(crate) waiter: Option<Waiter>,
+    /// Only a leader may put it into the log: what followed from its own clock is void once it leads no more.
+    pub(crate) is_leaders_own: bool,
+}
+
+/// A call that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiter {
+    pub(crate) reply_to: ReplyTo,
+    /// On the node's clock: afterwards nobody waits any more.
+    pub(crate) deadline: Duration,
+}
+
+/// Who will see to what was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// The commit thread.
+    Awake,
+    /// The commit thread sleeps on: the pusher does it, or wakes it.
+    Deferred,
 }
 
 /// What else the commit thread is asked to do, in order with the proposals.
 pub(crate) enum Command {
     /// The backend holds everything up to this snapshot, and its file is on disk: note it in the log, release the rest.
     SnapshotSaved(walpb::Snapshot),
+    /// Propose a membership change; its id is that of the request.
+    ChangeMembers { change: raftpb::ConfChange, waiter: Waiter },
 }
 
 /// All that waited.
@@ -62,9 +84,11 @@ pub(crate) struct Proposals {
 }
 
 impl Proposals {
+    /// `may_defer`: the caller can do the commit by itself if the commit thread sleeps.
+    ///
     /// # Errors
     /// [`RpcError::Stopped`] after [`close`](Self::close), [`RpcError::RequestTooManyRequests`] when the queue is full.
-    pub(crate) fn push(&self, proposal: Proposal) -> Result<(), RpcError> {
+    pub(crate) fn push(&self, proposal: Proposal, may_defer: bool) -> Result<Pushed, RpcError> {
         let mut state = self.state.lock();
         if state.waiting.closed {
             return Err(RpcError::Stopped);
@@ -74,8 +98,16 @@ impl Proposals {
         }
         state.bytes += proposal.data.len();
         state.waiting.proposals.push(proposal);
+        if may_defer && state.parked {
+            return Ok(Pushed::Deferred);
+        }
         self.wake(state);
-        Ok(())
+        Ok(Pushed::Awake)
+    }
+
+    /// Wakes the commit thread for what was deferred.
+    pub(crate) fn wake_commit_thread(&self) {
+        self.wake(self.state.lock());
     }
 
     pub(crate) fn command(&self, command: Command) {
@@ -112,22 +144,17 @@ impl Proposals {
         }
     }
 
-    /// Takes all that waits into `work`, whose vectors are empty and keep their memory. When nothing does, sleeps for at
-    /// most `patience`; `None` sleeps until there is work, zero not at all. Only the commit thread calls this.
-    pub(crate) fn take(&self, work: &mut Work, patience: Option<Duration>) {
+    /// Sleeps until there is something to take, for at most `patience`; `None` sleeps on. Returns whether there is. Only
+    /// the commit thread calls this.
+    pub(crate) fn wait(&self, patience: Option<Duration>) -> bool {
         self.commit_thread.get_or_init(std::thread::current);
         let mut may_sleep = patience != Some(Duration::ZERO);
         loop {
             let mut state = self.state.lock();
             let idle = state.waiting.proposals.is_empty() && state.waiting.commands.is_empty();
             if !idle || state.waiting.closed || state.kicked || !may_sleep {
-                std::mem::swap(&mut work.proposals, &mut state.waiting.proposals);
-                std::mem::swap(&mut work.commands, &mut state.waiting.commands);
-                work.closed = state.waiting.closed;
-                state.bytes = 0;
-                state.kicked = false;
                 state.parked = false;
-                return;
+                return !idle || state.waiting.closed || state.kicked;
             }
             state.parked = true;
             drop(state);
@@ -139,5 +166,15 @@ impl Proposals {
                 None => std::thread::park(),
             }
         }
+    }
+
+    /// Takes all that waits into `work`, whose vectors are empty and keep their memory.
+    pub(crate) fn take(&self, work: &mut Work) {
+        let mut state = self.state.lock();
+        std::mem::swap(&mut work.proposals, &mut state.waiting.proposals);
+        std::mem::swap(&mut work.commands, &mut state.waiting.commands);
+        work.closed = state.waiting.closed;
+        state.bytes = 0;
+        state.kicked = false;
     }
 }

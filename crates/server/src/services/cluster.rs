@@ -1,22 +1,222 @@
-//! Cluster: who the members are.
+//! Cluster: who the members are, and changes of that.
+//!
+//! A change is checked twice. Before it is proposed, whether the cluster could bear it (`--strict-reconfig-check`): enough
+//! members must have started, and enough must be connected. When it is applied, whether it makes sense: ids and URLs that
+//! are taken, members that do not exist. The second check is the log's and the same on all members.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
+use retcd_api::raftpb::{ConfChange, ConfChangeType};
+use retcd_net::Url;
 use retcd_state_machine::cluster::Member;
 
 use super::{Answer, HeaderKind, Services, decode};
+use crate::bootstrap;
+use crate::peer::client;
+
+/// A member counts as connected when it has been so for this long.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
+/// A learner is in step when it has this part of the leader's log, in percent.
+const IN_STEP_PERCENT: u64 = 90;
+const FORWARD_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn member_list(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::MemberListRequest = decode(message)?;
     if request.linearizable {
         services.node.read_barrier().await?;
     }
-    let members = services.reader.members().into_iter().map(to_api).collect();
-    Ok(Answer::message(
-        HeaderKind::WithoutRevision,
-        &pb::MemberListResponse { header: None, members },
-    ))
+    let members = to_api_list(services.reader.members());
+    Ok(answer(&pb::MemberListResponse { header: None, members }))
+}
+
+pub(super) async fn member_add(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::MemberAddRequest = decode(message)?;
+    let peer_urls = checked_urls(&request.peer_ur_ls)?;
+    let is_learner = request.is_learner;
+    if services.config.strict_reconfig_check {
+        check_addition(services, is_learner)?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let id = bootstrap::member_id(&peer_urls, &now.to_string());
+    let member = Member { id, peer_urls, is_learner, ..Member::default() };
+    let kind = if is_learner {
+        ConfChangeType::ConfChangeAddLearnerNode
+    } else {
+        ConfChangeType::ConfChangeAddNode
+    };
+    change(services, kind, id, member.to_addition_context(false)).await?;
+    let members = to_api_list(services.reader.members());
+    Ok(answer(&pb::MemberAddResponse { header: None, member: Some(to_api(member)), members }))
+}
+
+pub(super) async fn member_remove(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::MemberRemoveRequest = decode(message)?;
+    if services.config.strict_reconfig_check {
+        check_removal(services, request.id)?;
+    }
+    change(services, ConfChangeType::ConfChangeRemoveNode, request.id, Vec::new()).await?;
+    let members = to_api_list(services.reader.members());
+    Ok(answer(&pb::MemberRemoveResponse { header: None, members }))
+}
+
+pub(super) async fn member_update(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::MemberUpdateRequest = decode(message)?;
+    let (id, peer_urls) = (request.id, request.peer_ur_ls);
+    let member = Member { id, peer_urls, ..Member::default() };
+    change(services, ConfChangeType::ConfChangeUpdateNode, id, member.to_json()).await?;
+    let members = to_api_list(services.reader.members());
+    Ok(answer(&pb::MemberUpdateResponse { header: None, members }))
+}
+
+pub(super) async fn member_promote(
+    services: &Services,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    let request: pb::MemberPromoteRequest = decode(message)?;
+    let members = if services.node.is_leader() {
+        promote(services, request.id).await?
+    } else {
+        forward_promotion(services, request.id).await?
+    };
+    Ok(answer(&pb::MemberPromoteResponse { header: None, members: to_api_list(members) }))
+}
+
+/// Makes a learner a voter. Only the leader knows whether it is in step.
+pub(super) async fn promote(services: &Services, id: u64) -> Result<Vec<Member>, RpcError> {
+    check_in_step(services, id)?;
+    if services.config.strict_reconfig_check {
+        let voters = voters(services);
+        let started = 1 + voters.iter().filter(|member| member.is_started()).count();
+        if started < quorum(voters.len() + 1) {
+            return Err(RpcError::MemberNotEnoughStarted);
+        }
+    }
+    let learner = Member { id, ..Member::default() };
+    let context = learner.to_addition_context(true);
+    change(services, ConfChangeType::ConfChangeAddNode, id, context).await?;
+    Ok(services.reader.members())
+}
+
+async fn forward_promotion(services: &Services, id: u64) -> Result<Vec<Member>, RpcError> {
+    let node = &services.node;
+    let give_up = node.now() + services.config.request_timeout();
+    while node.now() < give_up {
+        for url in node.leader_urls() {
+            let limit = give_up.saturating_sub(node.now());
+            let asked = client::Client { url: &url, limit }.promote(id, None).await;
+            match asked {
+                Ok(members) => return Ok(members),
+                Err(client::Error::Rpc(error)) => return Err(error),
+                Err(error) => tracing::debug!(%error, "could not forward a promotion"),
+            }
+        }
+        if node.is_leader() {
+            return promote(services, id).await;
+        }
+        tokio::time::sleep(FORWARD_PAUSE).await;
+    }
+    Err(RpcError::Timeout)
+}
+
+/// A learner that has not started, or lags, would cost the cluster its quorum. Whether it is a learner at all is the log's
+/// to say.
+fn check_in_step(services: &Services, id: u64) -> Result<(), RpcError> {
+    let status = services.node.raft_status();
+    let matched =
+        |id: u64| status.progress.iter().find(|peer| peer.id == id).map(|peer| peer.matched);
+    match (matched(id), matched(status.id)) {
+        (Some(learner), Some(leader)) if learner * 100 < leader * IN_STEP_PERCENT => {
+            Err(RpcError::LearnerNotReady)
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn change(
+    services: &Services,
+    kind: ConfChangeType,
+    node_id: u64,
+    context: Vec<u8>,
+) -> Result<(), RpcError> {
+    let change = ConfChange { r#type: kind.into(), node_id, context: context.into(), id: 0 };
+    services.node.propose_change(change).await.map(drop)
+}
+
+/// A new voter makes the quorum larger; until it has started, the others must reach it.
+fn check_addition(services: &Services, is_learner: bool) -> Result<(), RpcError> {
+    let voters = voters(services);
+    let started = voters.iter().filter(|member| member.is_started()).count();
+    let total = voters.len() + 1;
+    let is_second = started == 1 && total == 2;
+    if !is_learner && !is_second && started < quorum(total) {
+        return Err(RpcError::MemberNotEnoughStarted);
+    }
+    if voters.len() > 1 && connected(services, &voters) < quorum(total) {
+        return Err(RpcError::Unhealthy);
+    }
+    Ok(())
+}
+
+/// A voter that is gone may be removed; one that is there only if the rest is a quorum without it.
+fn check_removal(services: &Services, id: u64) -> Result<(), RpcError> {
+    if services.reader.member(id).is_some_and(|member| member.is_learner) {
+        return Ok(());
+    }
+    let voters = voters(services);
+    let rest: Vec<&Member> = voters.iter().filter(|member| member.id != id).collect();
+    let started = rest.iter().filter(|member| member.is_started()).count();
+    if started < quorum(rest.len()) {
+        return Err(RpcError::MemberNotEnoughStarted);
+    }
+    let is_away =
+        id != services.node.member_id() && services.node.network().active_since(id).is_none();
+    if !is_away && connected(services, &voters) < 1 + quorum(voters.len() - 1) {
+        return Err(RpcError::Unhealthy);
+    }
+    Ok(())
+}
+
+fn voters(services: &Services) -> Vec<Member> {
+    let mut members = services.reader.members();
+    members.retain(|member| !member.is_learner);
+    members
+}
+
+/// How many of these have been connected for a while, this member included.
+fn connected(services: &Services, members: &[Member]) -> usize {
+    let is_connected = |member: &&Member| {
+        let since = services.node.network().active_since(member.id);
+        member.id == services.node.member_id()
+            || since.is_some_and(|since| since.elapsed() >= HEALTHY_AFTER)
+    };
+    members.iter().filter(is_connected).count()
+}
+
+fn quorum(members: usize) -> usize {
+    members / 2 + 1
+}
+
+/// Sorted, in the form in which URLs are compared.
+fn checked_urls(urls: &[String]) -> Result<Vec<String>, RpcError> {
+    let check = |text: &String| {
+        let url = Url::parse(text).map_err(|_| RpcError::MemberBadUrls)?;
+        url.check_advertisable().map_err(|_| RpcError::MemberBadUrls)?;
+        Ok(url.to_string())
+    };
+    let mut urls = urls.iter().map(check).collect::<Result<Vec<_>, RpcError>>()?;
+    urls.sort();
+    if urls.is_empty() { Err(RpcError::MemberBadUrls) } else { Ok(urls) }
+}
+
+fn answer(message: &impl prost::Message) -> Answer {
+    Answer::message(HeaderKind::WithoutRevision, message)
+}
+
+fn to_api_list(members: Vec<Member>) -> Vec<pb::Member> {
+    members.into_iter().map(to_api).collect()
 }
 
 fn to_api(member: Member) -> pb::Member {
@@ -26,5 +226,29 @@ fn to_api(member: Member) -> pb::Member {
         peer_ur_ls: member.peer_urls,
         client_ur_ls: member.client_urls,
         is_learner: member.is_learner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_members_need_a_host_and_a_port_and_are_sorted() {
+        let check =
+            |urls: &[&str]| checked_urls(&urls.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(
+            check(&["http://b:1", "http://a:1"]).unwrap(),
+            ["http://a:1".to_owned(), "http://b:1".to_owned()]
+        );
+        for bad in ["", "a:1", "http://a", "ftp://a:1", "http://a:1/path"] {
+            assert!(matches!(check(&[bad]), Err(RpcError::MemberBadUrls)), "{bad}");
+        }
+        assert!(matches!(check(&[]), Err(RpcError::MemberBadUrls)));
+    }
+
+    #[test]
+    fn a_quorum_is_more_than_half() {
+        assert_eq!([1, 2, 3, 4, 5].map(quorum), [1, 2, 2, 3, 3]);
     }
 }

@@ -1,8 +1,11 @@
 //! What a call must pass before any service looks at it.
 
+use bytes::Bytes;
+use prost::Message;
 use retcd_api::error::RpcError;
+use retcd_api::etcdserverpb as pb;
 
-use super::Services;
+use super::{Rpc, Services};
 use crate::grpc::Metadata;
 
 /// A client that asked for a leader is refused at once when this member knows none.
@@ -11,6 +14,29 @@ pub(super) fn leader(services: &Services, metadata: &Metadata) -> Result<(), Rpc
         return Err(RpcError::NoLeader);
     }
     Ok(())
+}
+
+/// A learner serves only what it can answer by itself.
+pub(super) fn learner(services: &Services, rpc: Rpc, message: &Bytes) -> Result<(), RpcError> {
+    let is_served = match rpc {
+        Rpc::Status => true,
+        Rpc::Range => {
+            pb::RangeRequest::decode(message.clone()).is_ok_and(|range| range.serializable)
+        }
+        _ => false,
+    };
+    if is_served || !services.node.is_learner() {
+        return Ok(());
+    }
+    Err(RpcError::NotSupportedForLearner)
+}
+
+/// A learner streams nothing but its database.
+pub(super) fn learner_stream(services: &Services, rpc: Rpc) -> Result<(), RpcError> {
+    if rpc == Rpc::Snapshot || !services.node.is_learner() {
+        return Ok(());
+    }
+    Err(RpcError::NotSupportedForLearner)
 }
 
 /// Refuses a write when the backend's quota is used up, and raises the NOSPACE alarm for this member.

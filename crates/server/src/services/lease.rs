@@ -18,6 +18,8 @@ use crate::grpc::connection::Requests;
 use crate::grpc::{MessageStream, frame_prefix};
 use crate::node::Request;
 use crate::node::mailbox::Pending;
+use crate::peer::LeaseError;
+use crate::peer::client::{self, Client};
 
 pub(super) async fn grant(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let mut request: pb::LeaseGrantRequest = decode(message)?;
@@ -46,21 +48,107 @@ pub(super) async fn revoke(services: &Services, message: Bytes) -> Result<Answer
 
 pub(super) async fn time_to_live(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::LeaseTimeToLiveRequest = decode(message)?;
-    services.node.read_barrier().await?;
-    let mut response =
-        pb::LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
+    let (response, revision) = if services.node.is_leader() {
+        services.node.read_barrier().await?;
+        look_up(services, request.id, request.keys)
+    } else {
+        let response = ask_leader_for_time(services, &request).await?;
+        (response, services.reader.revision())
+    };
+    Ok(Answer::message(HeaderKind::Full { revision }, &response))
+}
+
+/// What this member knows of a lease, and at which revision. Only the leader knows the remaining time.
+pub(super) fn look_up(
+    services: &Services,
+    id: i64,
+    keys: bool,
+) -> (pb::LeaseTimeToLiveResponse, i64) {
+    let mut response = pb::LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() };
     let revision = services.reader.revision();
     let lessor = services.reader.lessor();
-    if let Some(lease) = lessor.time_to_live(request.id, services.node.now()) {
+    if let Some(lease) = lessor.time_to_live(id, services.node.now()) {
         response.ttl = lease.remaining_secs.unwrap_or(lease.granted_ttl_secs);
         response.granted_ttl = lease.granted_ttl_secs;
-        if request.keys {
-            let keys = lessor.keys(request.id).into_iter().flatten();
+        if keys {
+            let keys = lessor.keys(id).into_iter().flatten();
             response.keys = keys.map(Bytes::copy_from_slice).collect();
         }
     }
-    drop(lessor);
-    Ok(Answer::message(HeaderKind::Full { revision }, &response))
+    (response, revision)
+}
+
+async fn ask_leader_for_time(
+    services: &Services,
+    request: &pb::LeaseTimeToLiveRequest,
+) -> Result<pb::LeaseTimeToLiveResponse, RpcError> {
+    let node = &services.node;
+    let give_up = node.now() + services.config.request_timeout();
+    while node.now() < give_up {
+        for url in node.leader_urls() {
+            let client = Client { url: &url, limit: give_up.saturating_sub(node.now()) };
+            match client.lease_time_to_live(request.id, request.keys).await {
+                Ok(answer) => return Ok(pb::LeaseTimeToLiveResponse { header: None, ..answer }),
+                Err(client::Error::Lease(LeaseError::NotFound)) => {
+                    let unknown = pb::LeaseTimeToLiveResponse {
+                        id: request.id,
+                        ttl: -1,
+                        ..Default::default()
+                    };
+                    return Ok(unknown);
+                }
+                Err(error) => tracing::debug!(%error, "could not ask the leader about a lease"),
+            }
+        }
+        if node.is_leader() {
+            node.read_barrier().await?;
+            return Ok(look_up(services, request.id, request.keys).0);
+        }
+        tokio::time::sleep(FORWARD_PAUSE).await;
+    }
+    Err(if node.leader().is_none() { RpcError::NoLeader } else { RpcError::Timeout })
+}
+
+/// Renews a lease as its leader; returns its time to live in seconds.
+pub(super) async fn renew(services: &Services, id: i64) -> Result<i64, KeepAliveError> {
+    let renewed = services.reader.lessor().keep_alive(id, services.node.now())?;
+    if renewed.needs_checkpoint_clear {
+        // The stored remainder must be gone before the client hears of the renewal, or a new leader could cut it short.
+        let checkpoint = pb::LeaseCheckpoint { id, remaining_ttl: 0 };
+        let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+        let cleared = match services.node.propose(Request::LeaseCheckpoint, &encoded(&request)) {
+            Ok(pending) => pending.await,
+            Err(error) => Err(error),
+        };
+        cleared.map_err(|_| KeepAliveError::NotPrimary)?;
+    }
+    services.node.metrics().lease_renewed_total.increment();
+    Ok(renewed.ttl_secs)
+}
+
+/// Has the leader renew a lease, for a follower's client. 0 is: there is no such lease.
+async fn renew_at_leader(services: Arc<Services>, id: i64) -> Result<i64, RpcError> {
+    let node = &services.node;
+    let give_up = node.now() + services.config.request_timeout();
+    while node.now() < give_up {
+        for url in node.leader_urls() {
+            let client = Client { url: &url, limit: give_up.saturating_sub(node.now()) };
+            match client.renew_lease(id).await {
+                Ok(ttl) => return Ok(ttl),
+                Err(client::Error::Lease(LeaseError::NotFound)) => return Ok(0),
+                Err(error) => tracing::debug!(%error, "could not renew a lease at the leader"),
+            }
+        }
+        if node.is_leader() {
+            match renew(&services, id).await {
+                Ok(ttl) => return Ok(ttl),
+                Err(KeepAliveError::NotFound(_)) => return Ok(0),
+                Err(KeepAliveError::Expired(_) | KeepAliveError::NotPrimary) => {}
+            }
+        }
+        tokio::time::sleep(FORWARD_PAUSE).await;
+    }
+    Err(if node.leader().is_none() { RpcError::NoLeader } else { RpcError::Timeout })
 }
 
 pub(super) fn leases(services: &Services) -> Answer {
@@ -70,6 +158,8 @@ pub(super) fn leases(services: &Services) -> Answer {
     Answer::message(header, &pb::LeaseLeasesResponse { header: None, leases })
 }
 
+/// Between two attempts at a leader that does not answer.
+const FORWARD_PAUSE: Duration = Duration::from_millis(50);
 /// How often a keep-alive of an expired lease looks whether its revoke has come through.
 const REVOKE_POLL: Duration = Duration::from_millis(50);
 
@@ -102,6 +192,8 @@ enum What {
     Revoke(Pin<Box<tokio::time::Sleep>>),
     /// The stored remainder must be gone before the client hears of the renewal, or a new leader could cut it short.
     CheckpointCleared(Pending),
+    /// The leader renews the lease.
+    Leader(Pin<Box<dyn Future<Output = Result<i64, RpcError>> + Send>>),
 }
 
 impl KeepAlive {
@@ -115,6 +207,10 @@ impl KeepAlive {
         mut response: pb::LeaseKeepAliveResponse,
         output: &mut BytesMut,
     ) -> Result<Option<Waiting>, RpcError> {
+        if !self.services.node.is_leader() {
+            let what = What::Leader(Box::pin(renew_at_leader(self.services.clone(), response.id)));
+            return Ok(Some(Waiting { response, what }));
+        }
         let renewed =
             self.services.reader.lessor().keep_alive(response.id, self.services.node.now());
         match renewed {
@@ -134,7 +230,11 @@ impl KeepAlive {
                 let what = What::Revoke(Box::pin(tokio::time::sleep(REVOKE_POLL)));
                 return Ok(Some(Waiting { response, what }));
             }
-            Err(KeepAliveError::NotPrimary) => return Err(RpcError::NotPrimaryLessor),
+            // It has just become the leader, or ceased to be: whoever leads in a moment renews.
+            Err(KeepAliveError::NotPrimary) => {
+                let what = What::Revoke(Box::pin(tokio::time::sleep(FORWARD_PAUSE)));
+                return Ok(Some(Waiting { response, what }));
+            }
         }
         push(&response, output);
         Ok(None)
@@ -162,6 +262,16 @@ impl KeepAlive {
                 }
                 Poll::Ready(outcome) => {
                     outcome?;
+                    push(&waiting.response, output);
+                }
+            },
+            What::Leader(renewal) => match renewal.as_mut().poll(context) {
+                Poll::Pending => {
+                    self.waiting = Some(waiting);
+                    return Poll::Pending;
+                }
+                Poll::Ready(ttl) => {
+                    waiting.response.ttl = ttl?;
                     push(&waiting.response, output);
                 }
             },

@@ -1,12 +1,15 @@
 //! Maintenance: status, hashes, alarms.
 
 use bytes::Bytes;
-use retcd_api::error::RpcError;
+use prost::Message;
+use retcd_api::error::{Code, RpcError};
 use retcd_api::etcdserverpb as pb;
 use retcd_api::etcdserverpb::alarm_request::AlarmAction;
-use retcd_api::{CLUSTER_VERSION, ETCD_VERSION};
+use retcd_api::etcdserverpb::downgrade_request::DowngradeAction;
+use retcd_api::{CLUSTER_VERSION, ETCD_VERSION, membershippb};
 
 use super::{Answer, HeaderKind, Services, decode};
+use crate::background::Minor;
 use crate::node::Request;
 
 pub(super) fn status(services: &Services) -> Answer {
@@ -90,4 +93,62 @@ pub(super) async fn hash_kv(services: &Services, message: Bytes) -> Result<Answe
 pub(super) async fn defragment(services: &Services) -> Result<Answer, RpcError> {
     services.node.defragment().await?;
     Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
+}
+
+pub(super) async fn move_leader(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::MoveLeaderRequest = decode(message)?;
+    let (node, to) = (&services.node, request.target_id);
+    if !node.is_leader() {
+        return Err(RpcError::NotLeader);
+    }
+    if services.reader.member(to).is_none_or(|member| member.is_learner) {
+        return Err(RpcError::BadLeaderTransferee);
+    }
+    if to != node.member_id()
+        && !node.transfer_leader_and_wait(to, services.config.request_timeout()).await
+    {
+        return Err(RpcError::other(
+            Code::Unknown,
+            "etcdserver: request timed out, leader transfer took too long",
+        ));
+    }
+    Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
+}
+
+pub(super) async fn downgrade(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+    let request: pb::DowngradeRequest = decode(message)?;
+    match request.action() {
+        DowngradeAction::Validate => check_downgrade(services, &request.version).await.map(drop)?,
+        DowngradeAction::Enable => {
+            let target = check_downgrade(services, &request.version).await?;
+            set_downgrade(services, true, target.text()).await?;
+        }
+        DowngradeAction::Cancel => set_downgrade(services, false, String::new()).await?,
+    }
+    let version = services.reader.cluster_version();
+    let version = version.as_deref().and_then(Minor::parse).map(Minor::short_text);
+    let response = pb::DowngradeResponse { header: None, version: version.unwrap_or_default() };
+    Ok(Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response))
+}
+
+/// A cluster goes down by one minor release at a time.
+async fn check_downgrade(services: &Services, target: &str) -> Result<Minor, RpcError> {
+    services.node.read_barrier().await?;
+    let target = Minor::parse(target).ok_or(RpcError::WrongDowngradeVersionFormat)?;
+    let present = services.reader.cluster_version();
+    let present = present.as_deref().and_then(Minor::parse);
+    let present = present.ok_or(RpcError::ClusterVersionUnavailable)?;
+    if target != present.one_below() {
+        return Err(RpcError::InvalidDowngradeTargetVersion);
+    }
+    if services.reader.downgrade().is_enabled {
+        return Err(RpcError::DowngradeInProcess);
+    }
+    Ok(target)
+}
+
+async fn set_downgrade(services: &Services, enabled: bool, ver: String) -> Result<(), RpcError> {
+    let request = membershippb::DowngradeInfoSetRequest { enabled, ver };
+    let pending = services.node.propose(Request::DowngradeInfoSet, &request.encode_to_vec())?;
+    pending.await.map(drop)
 }

@@ -7,6 +7,7 @@
 mod client_requests;
 mod cluster;
 mod election;
+pub(crate) mod for_peers;
 mod gateway;
 mod guard;
 mod header;
@@ -222,6 +223,7 @@ pub(crate) async fn unary(
     message: Bytes,
 ) -> Result<Answer, RpcError> {
     guard::leader(services, metadata)?;
+    guard::learner(services, rpc, &message)?;
     match rpc {
         Rpc::Put => kv::put(services, message).await,
         Rpc::Range => kv::range(services, message).await,
@@ -232,11 +234,17 @@ pub(crate) async fn unary(
         Rpc::LeaseRevoke => lease::revoke(services, message).await,
         Rpc::LeaseTimeToLive => lease::time_to_live(services, message).await,
         Rpc::LeaseLeases => Ok(lease::leases(services)),
+        Rpc::MemberAdd => cluster::member_add(services, message).await,
+        Rpc::MemberRemove => cluster::member_remove(services, message).await,
+        Rpc::MemberUpdate => cluster::member_update(services, message).await,
         Rpc::MemberList => cluster::member_list(services, message).await,
+        Rpc::MemberPromote => cluster::member_promote(services, message).await,
         Rpc::Alarm => maintenance::alarm(services, message).await,
         Rpc::Status => Ok(maintenance::status(services)),
         Rpc::Hash => maintenance::hash(services).await,
         Rpc::HashKv => maintenance::hash_kv(services, message).await,
+        Rpc::MoveLeader => maintenance::move_leader(services, message).await,
+        Rpc::Downgrade => maintenance::downgrade(services, message).await,
         Rpc::Defragment => maintenance::defragment(services).await,
         Rpc::HealthCheck => health::check(&decode(message)?),
         Rpc::HealthList => Ok(health::list()),
@@ -250,13 +258,7 @@ pub(crate) async fn unary(
         Rpc::Proclaim => election::proclaim(services, message).await,
         Rpc::Leader => election::leader(services, message).await,
         Rpc::Resign => election::resign(services, message).await,
-        Rpc::MemberAdd
-        | Rpc::MemberRemove
-        | Rpc::MemberUpdate
-        | Rpc::MemberPromote
-        | Rpc::MoveLeader
-        | Rpc::Downgrade
-        | Rpc::AuthEnable
+        Rpc::AuthEnable
         | Rpc::AuthDisable
         | Rpc::UserAdd
         | Rpc::UserGet

@@ -1,0 +1,172 @@
+//! The cluster version: the least that all members can do.
+//!
+//! The leader asks every member which release it runs, and proposes the lowest minor release as the cluster version: at
+//! first as soon as it leads, later only ever higher, or lower by one while a downgrade is enabled.
+
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use retcd_api::{CLUSTER_VERSION, ETCD_VERSION, membershippb};
+use retcd_net::Url;
+use retcd_state_machine::Reader;
+use retcd_state_machine::cluster::Member;
+
+use crate::node::{NodeHandle, Request};
+use crate::peer::client::Client;
+
+/// How often the leader asks.
+const INTERVAL: Duration = Duration::from_secs(4);
+/// How often a member looks whether it leads.
+const POLL: Duration = Duration::from_millis(100);
+const ASK_LIMIT: Duration = Duration::from_secs(1);
+/// What a cluster is taken for while some member does not tell its version.
+const MINIMUM: Minor = Minor { major: 3, minor: 0 };
+
+/// A release without its patch number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Minor {
+    major: u64,
+    minor: u64,
+}
+
+impl Minor {
+    /// From `3.7`, `3.7.1` or `3.7.1-rc.0`.
+    pub(crate) fn parse(text: &str) -> Option<Minor> {
+        let mut numbers = text.split('.');
+        let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        Some(Minor { major, minor })
+    }
+
+    /// The only release that a cluster may be downgraded to.
+    pub(crate) fn one_below(self) -> Minor {
+        Minor { minor: self.minor.saturating_sub(1), ..self }
+    }
+
+    /// As a cluster version is written: `3.7.0`.
+    pub(crate) fn text(self) -> String {
+        format!("{}.{}.0", self.major, self.minor)
+    }
+
+    /// `3.7`.
+    pub(crate) fn short_text(self) -> String {
+        format!("{}.{}", self.major, self.minor)
+    }
+}
+
+/// Keeps the cluster version true. Runs until it is dropped.
+pub(crate) async fn monitor_versions(node: NodeHandle, reader: Reader) {
+    let mut asked: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(POLL).await;
+        // A member alone says it with its first words.
+        if !node.is_leader() || node.is_sole_voter() && reader.cluster_version().is_none() {
+            asked = None;
+            continue;
+        }
+        let is_due = asked.is_none_or(|asked| asked.elapsed() >= INTERVAL);
+        if !is_due {
+            continue;
+        }
+        asked = Some(Instant::now());
+        let lowest = lowest_version(&node, &reader.members()).await;
+        let present = reader.cluster_version().as_deref().and_then(Minor::parse);
+        let downgrade = reader.downgrade();
+        let target = Minor::parse(&downgrade.target_version).filter(|_| downgrade.is_enabled);
+        if let Some(version) = decide(present, lowest, target) {
+            set_version(&node, version).await;
+        }
+        if target.is_some() && target == lowest {
+            tracing::info!(
+                target_version = downgrade.target_version,
+                "the cluster has been downgraded"
+            );
+            let done = membershippb::DowngradeInfoSetRequest { enabled: false, ver: String::new() };
+            let _ = node.propose_as_leader(Request::DowngradeInfoSet, &done);
+        }
+    }
+}
+
+/// The next cluster version, if it changes.
+fn decide(present: Option<Minor>, lowest: Option<Minor>, target: Option<Minor>) -> Option<Minor> {
+    match (present, lowest) {
+        (None, lowest) => Some(lowest.unwrap_or(MINIMUM)),
+        (Some(_), None) => None,
+        (Some(present), Some(lowest)) if lowest > present => target.is_none().then_some(lowest),
+        (Some(present), Some(lowest)) => {
+            (lowest < present && target == Some(lowest)).then_some(lowest)
+        }
+    }
+}
+
+/// The version of a cluster whose only member is this one.
+pub(crate) async fn set_own_version(node: &NodeHandle) {
+    let version = Minor::parse(CLUSTER_VERSION).expect("a constant of this form");
+    set_version(node, version).await;
+}
+
+async fn set_version(node: &NodeHandle, version: Minor) {
+    let request = membershippb::ClusterVersionSetRequest { ver: version.text() };
+    let outcome = match node.propose(Request::ClusterVersionSet, &request.encode_to_vec()) {
+        Ok(pending) => pending.await.map(drop),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => tracing::info!(cluster_version = version.text(), "set cluster version"),
+        Err(error) => tracing::warn!(%error, "could not set the cluster version, trying again"),
+    }
+}
+
+/// None while some member does not answer.
+async fn lowest_version(node: &NodeHandle, members: &[Member]) -> Option<Minor> {
+    let mut asked = tokio::task::JoinSet::new();
+    for member in members.iter().filter(|member| member.id != node.member_id()) {
+        let urls: Vec<Url> =
+            member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+        asked.spawn(async move { ask(&urls).await });
+    }
+    let mut lowest = Minor::parse(ETCD_VERSION);
+    while let Some(answer) = asked.join_next().await {
+        lowest = lowest.min(Some(answer.ok().flatten()?));
+    }
+    lowest
+}
+
+async fn ask(urls: &[Url]) -> Option<Minor> {
+    for url in urls {
+        if let Ok(answer) = (Client { url, limit: ASK_LIMIT }).version().await {
+            return Minor::parse(&answer.etcdserver);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minor(text: &str) -> Option<Minor> {
+        Some(Minor::parse(text).unwrap())
+    }
+
+    #[test]
+    fn versions_are_read_and_written() {
+        let version = Minor::parse("3.6.4").unwrap();
+        assert_eq!((version.text().as_str(), version.short_text().as_str()), ("3.6.0", "3.6"));
+        assert_eq!(Minor::parse("3.10"), Some(Minor { major: 3, minor: 10 }));
+        assert!(Minor::parse("3.10") > Minor::parse("3.9"));
+        assert_eq!([Minor::parse("3"), Minor::parse(""), Minor::parse("a.b")], [None; 3]);
+        assert_eq!(version.one_below(), Minor::parse("3.5").unwrap());
+    }
+
+    #[test]
+    fn the_version_rises_when_all_can_do_more_and_falls_only_in_a_downgrade() {
+        assert_eq!(decide(None, minor("3.5"), None), minor("3.5"));
+        assert_eq!(decide(None, None, None), Some(MINIMUM));
+        assert_eq!(decide(minor("3.0"), minor("3.7"), None), minor("3.7"));
+        assert_eq!(decide(minor("3.7"), minor("3.7"), None), None);
+        assert_eq!(decide(minor("3.7"), None, None), None);
+        assert_eq!(decide(minor("3.7"), minor("3.6"), None), None);
+        assert_eq!(decide(minor("3.7"), minor("3.6"), minor("3.6")), minor("3.6"));
+        assert_eq!(decide(minor("3.6"), minor("3.7"), minor("3.6")), None);
+    }
+}
