@@ -134,6 +134,17 @@ impl Process {
         status
     }
 
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// The last lines on both streams, each marked with its stream.
+    pub fn last_lines(&self, count: usize) -> String {
+        let state = self.output.lock();
+        describe(&state.lines[state.lines.len().saturating_sub(count)..])
+    }
+
     /// Everything written to stdout so far.
     pub fn stdout(&self) -> Vec<u8> {
         self.written_to(Stream::Stdout)
