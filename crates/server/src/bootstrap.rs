@@ -22,12 +22,11 @@ use retcd_consensus::{FirstMember, InitialState};
 use retcd_net::Url;
 use retcd_state_machine::backend::Failure;
 use retcd_state_machine::cluster::Member;
-use retcd_state_machine::{Reader, StateMachine};
+use retcd_state_machine::StateMachine;
 use retcd_storage::data_dir::DataDir;
 use retcd_storage::fs::{Fs, RealFs};
 use retcd_storage::snapshot::Snapshots;
 use retcd_storage::wal::{self, EntryRef, Wal};
-use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tokio::runtime::Runtime;
 
@@ -73,6 +72,7 @@ pub(crate) struct Boot {
     pub(crate) machine: StateMachine,
     pub(crate) raft: retcd_consensus::Node,
     pub(crate) snapshots: Snapshots,
+    /// Of the newest snapshot that the log confirms.
     pub(crate) snapshot_index: u64,
     pub(crate) is_new: bool,
     /// Members of the cluster, where the log does not tell of them yet.
@@ -84,31 +84,38 @@ struct Start {
     ids: Ids,
     wal: Wal,
     initial: InitialState,
-    snapshot_index: u64,
+    /// The newest that the log confirms; the default for none.
+    snapshot: walpb::Snapshot,
     is_new: bool,
     peers: Vec<Member>,
 }
 
 /// Opens or creates the log, and puts the Raft node together with what the state machine holds already.
 ///
-/// `runtime` is for questions to other members.
+/// `open` opens the state machine, which must be at the given snapshot or behind it in the log. `runtime` is for questions
+/// to other members.
 pub(crate) fn boot(
     config: &Config,
     data_dir: &DataDir,
-    machine: StateMachine,
+    open: impl FnOnce(&walpb::Snapshot) -> Result<StateMachine, Failure>,
     runtime: &Runtime,
 ) -> Result<Boot, Error> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let dir = data_dir.layout().wal_dir();
     let snapshots = Snapshots::new(fs.clone(), &data_dir.layout().snap_dir());
     let start = if wal::exists(fs.as_ref(), &dir) {
-        restart(config, fs, &dir, &snapshots, &machine, runtime)?
+        restart(config, fs, &dir, &snapshots, runtime)?
     } else {
         config.check_first_start()?;
         first_start(config, fs, &dir, runtime)?
     };
-    let Start { ids, wal, mut initial, snapshot_index, is_new, peers } = start;
+    let Start { ids, wal, mut initial, snapshot, is_new, peers } = start;
+    let machine = open(&snapshot)?;
     initial.applied = machine.applied_index();
+    if let Some(conf_state) = machine.conf_state() {
+        initial.conf_state = conf_state;
+    }
+    let snapshot_index = snapshot.index;
     let mut raft_config =
         retcd_consensus::Config::new(ids.member, ids.member ^ u64::from(std::process::id()));
     raft_config.election_ticks = config.election_ticks();
@@ -134,12 +141,12 @@ fn first_start(
         let mut wal = create(first.ids)?;
         let initial = first.write(&mut wal)?;
         let (ids, peers) = (first.ids, first.members);
-        return Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers });
+        return Ok(Start { ids, wal, initial, snapshot: walpb::Snapshot::default(), is_new: true, peers });
     }
     let (ids, peers) = runtime.block_on(find_running_cluster(config))?;
     let wal = create(ids)?;
     let initial = InitialState::default();
-    Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers })
+    Ok(Start { ids, wal, initial, snapshot: walpb::Snapshot::default(), is_new: true, peers })
 }
 
 /// Goes on from the log.
@@ -148,7 +155,6 @@ fn restart(
     fs: Arc<dyn Fs>,
     dir: &Path,
     snapshots: &Snapshots,
-    machine: &StateMachine,
     runtime: &Runtime,
 ) -> Result<Start, Error> {
     let (from, mut wal, replayed) = open_wal(fs, dir, snapshots, wal::Options::default())?;
@@ -159,20 +165,18 @@ fn restart(
         // The start before this one ended between the creation of the log and its first entries.
         return restart_empty(config, dir, ids, wal, runtime);
     }
-    let confirmed = from.conf_state.clone();
     let mut initial = InitialState {
         hard_state: replayed.hard_state,
-        conf_state: machine.conf_state().or_else(|| from.conf_state.clone()).unwrap_or_default(),
+        conf_state: from.conf_state.clone().unwrap_or_default(),
         snapshot_index: from.index,
         snapshot_term: from.term,
         entries: replayed.entries,
         applied: 0,
     };
     if config.force_new_cluster {
-        force_alone(&mut wal, &mut initial, &confirmed.unwrap_or_default(), ids.member)?;
+        force_alone(&mut wal, &mut initial, ids.member)?;
     }
-    let snapshot_index = from.index;
-    Ok(Start { ids, wal, initial, snapshot_index, is_new: false, peers: Vec::new() })
+    Ok(Start { ids, wal, initial, snapshot: from, is_new: false, peers: Vec::new() })
 }
 
 fn restart_empty(
@@ -200,7 +204,7 @@ fn restart_empty(
     }
     let initial =
         if config.is_new_cluster { first.write(&mut wal)? } else { InitialState::default() };
-    Ok(Start { ids, wal, initial, snapshot_index: 0, is_new: true, peers })
+    Ok(Start { ids, wal, initial, snapshot: walpb::Snapshot::default(), is_new: true, peers })
 }
 
 /// Opens the log behind the newest snapshot that it knows of.
@@ -363,12 +367,7 @@ fn are_same_urls(left: &[String], right: &[String]) -> bool {
 }
 
 /// Makes this member the only one: cuts off what is not committed, and adds committed removals of all others.
-fn force_alone(
-    wal: &mut Wal,
-    initial: &mut InitialState,
-    confirmed: &ConfState,
-    own: u64,
-) -> Result<(), Error> {
+fn force_alone(wal: &mut Wal, initial: &mut InitialState, own: u64) -> Result<(), Error> {
     let commit = initial.hard_state.commit;
     let before = initial.entries.len();
     initial.entries.retain(|entry| entry.index <= commit);
@@ -378,7 +377,7 @@ fn force_alone(
         "discarding uncommitted WAL entries and removing all other members"
     );
     let mut changes = Vec::new();
-    let (others, is_voter) = members_at(confirmed, &initial.entries, own);
+    let (others, is_voter) = members_at(&initial.conf_state, &initial.entries, own);
     if !is_voter {
         let learner = Member { id: own, ..Member::default() };
         changes.push(ConfChange {
@@ -409,9 +408,9 @@ fn force_alone(
 }
 
 /// The other members after `entries`, and whether this one is a voter by then.
-fn members_at(confirmed: &ConfState, entries: &[Entry], own: u64) -> (BTreeSet<u64>, bool) {
-    let mut voters: BTreeSet<u64> = confirmed.voters.iter().copied().collect();
-    let mut learners: BTreeSet<u64> = confirmed.learners.iter().copied().collect();
+fn members_at(snapshot: &ConfState, entries: &[Entry], own: u64) -> (BTreeSet<u64>, bool) {
+    let mut voters: BTreeSet<u64> = snapshot.voters.iter().copied().collect();
+    let mut learners: BTreeSet<u64> = snapshot.learners.iter().copied().collect();
     for entry in entries.iter().filter(|entry| entry.r#type() == EntryType::EntryConfChange) {
         let Ok(change) = ConfChange::decode(entry.data.clone()) else { continue };
         match change.r#type() {
@@ -455,81 +454,6 @@ fn cluster_id(sorted_member_ids: &[u64]) -> u64 {
 fn first_eight_bytes(hash: Sha1) -> u64 {
     let digest = hash.finalize();
     u64::from_be_bytes(*digest.first_chunk().expect("SHA-1 has twenty bytes"))
-}
-
-/// The membership in the shape of etcd's old store, as it stands in `.snap` files for peers and other tools.
-pub(crate) fn membership_json(reader: &Reader) -> Vec<u8> {
-    let members = reader
-        .members()
-        .into_iter()
-        .map(|member| (format!("{:x}", member.id), member_node(&member)));
-    let removed = reader.removed_members().into_iter().map(|id| {
-        let id = format!("{id:x}");
-        let node = leaf(&format!("/0/removed_members/{id}"), "");
-        (id, node)
-    });
-    let mut cluster = vec![
-        ("members".to_owned(), directory("/0/members", members)),
-        ("removed_members".to_owned(), directory("/0/removed_members", removed)),
-    ];
-    if let Some(version) = reader.cluster_version() {
-        cluster.push(("version".to_owned(), leaf("/0/version", &version)));
-    }
-    let root = [("0".to_owned(), directory("/0", cluster)), ("1".to_owned(), directory("/1", []))];
-    let events = json!({
-        "Queue": {"Events": null, "Size": 0, "Front": 0, "Back": 0, "Capacity": 1000},
-        "StartIndex": 0,
-        "LastIndex": 0,
-    });
-    let store = json!({
-        "Root": directory("/", root),
-        "WatcherHub": {"EventHistory": events},
-        "CurrentIndex": 0,
-        "Stats": {},
-        "CurrentVersion": 2,
-    });
-    store.to_string().into_bytes()
-}
-
-fn member_node(member: &Member) -> Value {
-    let path = format!("/0/members/{:x}", member.id);
-    let mut raft = json!({"peerURLs": member.peer_urls});
-    if member.is_learner {
-        raft["isLearner"] = true.into();
-    }
-    let mut attributes = json!({});
-    if !member.name.is_empty() {
-        attributes["name"] = member.name.clone().into();
-    }
-    if !member.client_urls.is_empty() {
-        attributes["clientURLs"] = member.client_urls.clone().into();
-    }
-    let children = [("attributes", attributes), ("raftAttributes", raft)];
-    let children = children.map(|(name, json)| {
-        let node = leaf(&format!("{path}/{name}"), &json.to_string());
-        (name.to_owned(), node)
-    });
-    directory(&path, children)
-}
-
-fn leaf(path: &str, value: &str) -> Value {
-    node(path, value, Value::Null)
-}
-
-fn directory(path: &str, children: impl IntoIterator<Item = (String, Value)>) -> Value {
-    node(path, "", Value::Object(children.into_iter().collect()))
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "the macro takes the children over")]
-fn node(path: &str, value: &str, children: Value) -> Value {
-    json!({
-        "Path": path,
-        "CreatedIndex": 0,
-        "ModifiedIndex": 0,
-        "ExpireTime": "0001-01-01T00:00:00Z",
-        "Value": value,
-        "Children": children,
-    })
 }
 
 #[cfg(test)]

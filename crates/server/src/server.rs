@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use prost::Message;
 use retcd_api::error::RpcError;
-use retcd_api::membershippb;
+use retcd_api::{membershippb, walpb};
 use retcd_net::listener::{self, Bound};
 use retcd_state_machine::StateMachine;
 use retcd_state_machine::backend::Failure;
-use retcd_storage::backend::LmdbBackend;
 use retcd_storage::data_dir::{DataDir, Layout};
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +39,7 @@ use crate::peer::{self, Callbacks, Network};
 use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
+use crate::snapshot::{self, Importer};
 
 /// Why a member does not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +122,7 @@ struct Member {
     config: Arc<Config>,
     services: Arc<Services>,
     stops: Stops,
+    importer: Importer,
     commit: Arc<Mutex<CommitLoop>>,
     commit_thread: JoinHandle<()>,
     storage_thread: JoinHandle<()>,
@@ -134,15 +135,17 @@ impl Member {
     /// `runtime` is for questions to other members.
     fn start(config: Arc<Config>, runtime: &Runtime) -> Result<Self, Error> {
         let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
-        let backend = Arc::new(LmdbBackend::open(
-            &data_dir.layout().backend_path(),
-            retcd_storage::backend::Options::default(),
-        )?);
-        let machine = StateMachine::open(backend.clone(), state_machine_config(&config))?;
-        // What the scan has touched of the file need not count as this process's memory.
-        backend.trim_resident()?;
-        let reader = machine.reader();
-        let boot = bootstrap::boot(&config, &data_dir, machine, runtime)?;
+        let mut backend = None;
+        let open = |snapshot: &walpb::Snapshot| {
+            let opened = Arc::new(snapshot::recover(data_dir.layout(), snapshot)?);
+            let machine = StateMachine::open(opened.clone(), state_machine_config(&config))?;
+            // What the scan has touched of the file need not count as this process's memory.
+            opened.trim_resident()?;
+            backend = Some(opened);
+            Ok(machine)
+        };
+        let boot = bootstrap::boot(&config, &data_dir, open, runtime)?;
+        let backend = backend.expect("the state machine was opened");
         let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers } = boot;
         tracing::info!(
             cluster_id = %format!("{:x}", ids.cluster),
@@ -152,6 +155,7 @@ impl Member {
             if is_new { "starting local member" } else { "restarting local member" }
         );
 
+        let reader = machine.reader();
         let background = u16::try_from(config.client_threads()).unwrap_or(u16::MAX - 1);
         let mailboxes = (0..=background).map(|_| Mailbox::default()).collect();
         let (storage, storage_requests) = storage_loop::channel();
@@ -200,6 +204,7 @@ impl Member {
             wal_files_max: usize::try_from(config.max_wals).unwrap_or(usize::MAX),
             snapshots_max: usize::try_from(config.max_snapshots).unwrap_or(usize::MAX),
         };
+        let importer = Importer::new(data_dir.layout());
         let storing = StorageLoop::new(
             node.clone(),
             backend,
@@ -214,6 +219,7 @@ impl Member {
             config,
             services,
             stops: Stops::default(),
+            importer,
             commit: commit.clone(),
             commit_thread: spawn_or_die("commit", move || commit_loop::run(&commit))?,
             storage_thread: spawn_or_die("storage", move || storing.run())?,
@@ -329,8 +335,8 @@ impl Member {
         Callbacks {
             inbox: Arc::new(NodeInbox { node: self.services.node.clone() }),
             requests: Arc::new(ForPeers { services: self.services.clone() }),
-            snapshot_source: Arc::new(crate::snapshot_tmp::Tmp),
-            snapshot_receiver: Arc::new(crate::snapshot_tmp::Tmp),
+            snapshot_source: Arc::new(self.services.node.exporter()),
+            snapshot_receiver: Arc::new(self.importer.clone()),
         }
     }
 

@@ -204,10 +204,12 @@ async fn answer(
     let answer = match rpc.kind() {
         Kind::Unary => unary(rpc, &metadata, body, reader, services).await,
         Kind::ServerStream => match read_only_message(body, reader).await {
-            Ok(message) => services::server_stream(rpc, services, message),
+            Ok(message) => services::server_stream(rpc, services, &metadata, message),
             Err(error) => Err(error),
         },
-        Kind::BidiStream => services::bidi_stream(rpc, services, Requests::Grpc { body, reader }),
+        Kind::BidiStream => {
+            services::bidi_stream(rpc, services, &metadata, Requests::Grpc { body, reader })
+        }
     };
     services.end(rpc, started, answer.as_ref().err());
     match answer {

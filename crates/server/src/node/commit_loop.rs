@@ -45,6 +45,8 @@ const IDLE_WRITE: Duration = Duration::from_millis(100);
 const SYNC_WARNING: Duration = Duration::from_secs(1);
 /// Payloads of applied entries that stay in memory for followers that lag.
 const LOG_BYTES_MAX: usize = 16 << 20;
+/// The same while a member is sent the database and will ask for what comes behind it.
+const NEEDED_LOG_BYTES_MAX: usize = 256 << 20;
 /// A flush is asked for when this much is not on disk yet.
 const FLUSH_BYTES: usize = 16 << 20;
 /// How often callers that have given up are forgotten.
@@ -75,7 +77,9 @@ pub(crate) struct CommitLoop {
     written: Option<Written>,
     /// Proposals that wait for a leader.
     held: Vec<Proposal>,
-    waiters: HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>,
+    waiters: HashMap<u64, Proposed, BuildHasherDefault<IdHasher>>,
+    /// Of the last committed entry.
+    term: u64,
     sweep_due: Duration,
     /// Answers of the present batch, by client thread.
     answers: Vec<Vec<(ReplyTo, Outcome)>>,
@@ -84,6 +88,13 @@ pub(crate) struct CommitLoop {
     has_unwritten: bool,
     log: MemoryLog,
     settings: Settings,
+}
+
+/// A call whose request is in the log, or on its way to the leader.
+struct Proposed {
+    waiter: Waiter,
+    /// Raft's when it was proposed.
+    term: u64,
 }
 
 struct Written {
@@ -145,6 +156,7 @@ impl CommitLoop {
             written: None,
             held: Vec::new(),
             waiters: HashMap::default(),
+            term: 0,
             sweep_due: Duration::ZERO,
             answers,
             applied: Vec::new(),
@@ -220,7 +232,7 @@ impl CommitLoop {
             Ok(()) => {
                 for proposal in work.proposals.drain(..) {
                     if let Some(waiter) = proposal.waiter {
-                        self.waiters.insert(proposal.id, waiter);
+                        self.waiters.insert(proposal.id, Proposed { waiter, term: raft.term() });
                     }
                 }
             }
@@ -269,14 +281,17 @@ impl CommitLoop {
                 Command::SnapshotSaved(snapshot) => snapshots.push(snapshot),
                 Command::ChangeMembers { change, waiter } => {
                     match raft.propose_conf_change(&change) {
-                        Ok(()) => drop(self.waiters.insert(change.id, waiter)),
+                        Ok(()) => {
+                            self.waiters.insert(change.id, Proposed { waiter, term: raft.term() });
+                        }
                         Err(refusal) => self.answer(waiter.reply_to, Err(refused_change(refusal))),
                     }
                 }
             }
         }
         // A member that gets a snapshot needs what follows it.
-        if let Some(index) = self.log.cut(self.machine.applied_index()) {
+        let needed = self.shared.storage.exports().lowest_index();
+        if let Some(index) = self.log.cut(self.machine.applied_index(), needed) {
             raft.compact_log(index);
         }
         snapshots
@@ -322,6 +337,7 @@ impl CommitLoop {
 
     fn apply(&mut self, mut committed: &[raftpb::Entry]) -> Result<(), Failure> {
         let now = self.shared.started.elapsed();
+        let term = committed.last().map_or(self.term, |entry| entry.term);
         let revision = self.machine.reader().revision();
         while !committed.is_empty() {
             // Raft must know a membership change before anything behind it is applied.
@@ -344,15 +360,18 @@ impl CommitLoop {
                     self.node.raise_no_space_alarm_unattended();
                 }
                 if entry.request_id != 0
-                    && let Some(waiter) = self.waiters.remove(&entry.request_id)
+                    && let Some(proposed) = self.waiters.remove(&entry.request_id)
                 {
                     let outcome = entry.outcome.map_err(|rejection| RpcError::from(&rejection));
-                    self.answer(waiter.reply_to, outcome);
+                    self.answer(proposed.waiter.reply_to, outcome);
                 }
             }
             self.applied = applied;
         }
         self.warn_slow_apply(now);
+        if std::mem::replace(&mut self.term, term) < term {
+            self.tell_of_lost_proposals();
+        }
         let reader = self.machine.reader();
         self.node.answer_reads_applied(reader.applied_index());
         self.post(reader.revision() != revision);
@@ -367,7 +386,21 @@ impl CommitLoop {
     fn forget_gone_waiters(&mut self, now: Duration) {
         if now >= self.sweep_due {
             self.sweep_due = now + SWEEP_INTERVAL;
-            self.waiters.retain(|_, waiter| waiter.deadline + SWEEP_INTERVAL > now);
+            self.waiters.retain(|_, proposed| proposed.waiter.deadline + SWEEP_INTERVAL > now);
+        }
+    }
+
+    /// A new leader's first entry is applied. What was proposed under an earlier one and has not come before it will most
+    /// likely never come: its caller need not wait for the timeout to hear so.
+    fn tell_of_lost_proposals(&mut self) {
+        let term = self.term;
+        let lost: Vec<_> = self
+            .waiters
+            .extract_if(|_, proposed| proposed.term < term)
+            .map(|(_, proposed)| proposed.waiter.reply_to)
+            .collect();
+        for reply_to in lost {
+            self.answer(reply_to, Err(RpcError::TimeoutDueToLeaderFail));
         }
     }
 
@@ -438,9 +471,7 @@ impl CommitLoop {
         let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
         tracing::info!(snapshot_index = index, "applying snapshot");
         let machine = &mut self.machine;
-        let _ = (machine, index);
-        return Err(Failure::new("TEMPORARY"));
-        #[allow(unreachable_code)]
+        self.shared.storage.install(index, |backend| machine.install(backend))?;
         self.wal.release_to(index);
         self.log.clear();
         let conf_state =
@@ -525,11 +556,17 @@ impl MemoryLog {
         self.bytes += bytes;
     }
 
-    /// The index up to which applied entries can be forgotten, when there are batches to forget.
-    fn cut(&mut self, applied: u64) -> Option<u64> {
+    /// The index up to which applied entries can be forgotten, when there are batches to forget. Those behind `needed` are
+    /// asked for soon: they may take more room for a while.
+    fn cut(&mut self, applied: u64, needed: Option<u64>) -> Option<u64> {
         let mut cut = None;
         while let Some(&(index, bytes)) = self.batches.front() {
-            let is_over = index + self.entries_max < applied || self.bytes > LOG_BYTES_MAX;
+            let is_needed = needed.is_some_and(|needed| index > needed);
+            let is_over = if is_needed {
+                self.bytes > NEEDED_LOG_BYTES_MAX
+            } else {
+                index + self.entries_max < applied || self.bytes > LOG_BYTES_MAX
+            };
             if !is_over || index > applied {
                 break;
             }
@@ -575,9 +612,19 @@ mod tests {
         let mut log = MemoryLog::new(100);
         log.add(&entries(1..=60, 1));
         log.add(&entries(61..=120, 1));
-        assert_eq!(log.cut(120), None, "entry 60 is within 100 of the applied one");
-        assert_eq!(log.cut(161), Some(60));
-        assert_eq!(log.cut(161), None);
+        assert_eq!(log.cut(120, None), None, "entry 60 is within 100 of the applied one");
+        assert_eq!(log.cut(161, None), Some(60));
+        assert_eq!(log.cut(161, None), None);
+    }
+
+    #[test]
+    fn entries_behind_a_database_on_its_way_stay() {
+        let mut log = MemoryLog::new(100);
+        log.add(&entries(1..=60, 1));
+        log.add(&entries(61..=120, 1));
+        assert_eq!(log.cut(500, Some(60)), Some(60));
+        assert_eq!(log.cut(500, Some(60)), None);
+        assert_eq!(log.cut(500, None), Some(120));
     }
 
     #[test]
@@ -586,8 +633,8 @@ mod tests {
         for index in 1..=5 {
             log.add(&entries(index..=index, LOG_BYTES_MAX / 2));
         }
-        assert_eq!(log.cut(0), None);
-        assert_eq!(log.cut(2), Some(2));
-        assert_eq!(log.cut(5), Some(3));
+        assert_eq!(log.cut(0, None), None);
+        assert_eq!(log.cut(2, None), Some(2));
+        assert_eq!(log.cut(5, None), Some(3));
     }
 }

@@ -26,11 +26,11 @@ impl Backstage<'_> {
         &self,
         method: &str,
         metadata: &HeaderMap,
-        open: impl FnOnce(Rpc) -> Result<Body, RpcError>,
+        open: impl FnOnce(Rpc, &Metadata) -> Result<Body, RpcError>,
     ) -> Result<Box<dyn Answers>, RpcError> {
         let (rpc, metadata) = Self::find(method, metadata)?;
         let started = self.0.begin(rpc, &metadata);
-        let body = open(rpc);
+        let body = open(rpc, &metadata);
         self.0.end(rpc, started, body.as_ref().err());
         match body? {
             Body::Stream(stream) => Ok(Box::new(Unframed::new(stream))),
@@ -65,7 +65,9 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         request: Bytes,
     ) -> Result<Box<dyn Answers>, RpcError> {
-        self.open(method, &metadata, |rpc| super::server_stream(rpc, self.0, request))
+        self.open(method, &metadata, |rpc, metadata| {
+            super::server_stream(rpc, self.0, metadata, request)
+        })
     }
 
     fn bidi_stream(
@@ -75,7 +77,9 @@ impl retcd_gateway::Services for Backstage<'_> {
         requests: Requests,
     ) -> Result<Box<dyn Answers>, RpcError> {
         let requests = Source::Other(Box::new(JsonRequests(requests)));
-        self.open(method, &metadata, |rpc| super::bidi_stream(rpc, self.0, requests))
+        self.open(method, &metadata, |rpc, metadata| {
+            super::bidi_stream(rpc, self.0, metadata, requests)
+        })
     }
 }
 

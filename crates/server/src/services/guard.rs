@@ -1,12 +1,16 @@
 //! What a call must pass before any service looks at it.
 
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
 
 use super::{Rpc, Services};
-use crate::grpc::Metadata;
+use crate::grpc::{Body, MessageStream, Metadata};
+use crate::node::NodeHandle;
 
 /// A client that asked for a leader is refused at once when this member knows none.
 pub(super) fn leader(services: &Services, metadata: &Metadata) -> Result<(), RpcError> {
@@ -37,6 +41,45 @@ pub(super) fn learner_stream(services: &Services, rpc: Rpc) -> Result<(), RpcErr
         return Ok(());
     }
     Err(RpcError::NotSupportedForLearner)
+}
+
+/// Ends a stream whose client asked for a leader when there has been none for a while.
+pub(super) struct WhileLed {
+    stream: Box<dyn MessageStream>,
+    node: NodeHandle,
+    look: tokio::time::Interval,
+}
+
+/// How often it is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+impl WhileLed {
+    /// Leaves streams alone whose clients did not ask for a leader.
+    pub(super) fn wrap(body: Body, services: &Services, metadata: &Metadata) -> Body {
+        match body {
+            Body::Stream(stream) if metadata.requires_leader => {
+                let node = services.node.clone();
+                let mut look = tokio::time::interval(LOOK_INTERVAL);
+                look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                Body::Stream(Box::new(WhileLed { stream, node, look }))
+            }
+            body => body,
+        }
+    }
+}
+
+impl MessageStream for WhileLed {
+    fn poll_messages(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, RpcError>>> {
+        while self.look.poll_tick(context).is_ready() {
+            if self.node.has_lost_leader() {
+                return Poll::Ready(Some(Err(RpcError::NoLeader)));
+            }
+        }
+        self.stream.poll_messages(context)
+    }
 }
 
 /// Refuses a write when the backend's quota is used up, and raises the NOSPACE alarm for this member.

@@ -287,29 +287,37 @@ pub(crate) async fn unary(
 pub(crate) fn server_stream(
     rpc: Rpc,
     services: &Arc<Services>,
+    metadata: &Metadata,
     message: Bytes,
 ) -> Result<Body, RpcError> {
-    match rpc {
+    guard::leader(services, metadata)?;
+    guard::learner_stream(services, rpc)?;
+    let body = match rpc {
         Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
         Rpc::HealthWatch => Ok(Body::Stream(Box::new(health::Watch::open(&decode(message)?)))),
         Rpc::Observe => Ok(Body::Stream(Box::new(election::Observe::open(services, message)?))),
         Rpc::Snapshot => Ok(Body::Stream(Box::new(snapshot::Snapshot::open(services, message)?))),
         _ => Err(not_available(rpc)),
-    }
+    }?;
+    Ok(guard::WhileLed::wrap(body, services, metadata))
 }
 
 pub(crate) fn bidi_stream(
     rpc: Rpc,
     services: &Arc<Services>,
+    metadata: &Metadata,
     requests: Requests,
 ) -> Result<Body, RpcError> {
-    match rpc {
+    guard::leader(services, metadata)?;
+    guard::learner_stream(services, rpc)?;
+    let body = match rpc {
         Rpc::Watch => Ok(Body::Stream(Box::new(watch::Stream::open(services, requests)))),
         Rpc::LeaseKeepAlive => {
             Ok(Body::Stream(Box::new(lease::KeepAlive::open(services, requests))))
         }
         _ => Err(not_available(rpc)),
-    }
+    }?;
+    Ok(guard::WhileLed::wrap(body, services, metadata))
 }
 
 fn not_available(rpc: Rpc) -> RpcError {
