@@ -57,9 +57,8 @@ func TestSnapshot(t *testing.T) {
 	snapshot, err := client.Snapshot(ctx)
 	must(t, err)
 	defer snapshot.Close()
-	// The call is answered only when the stream is read.
 	all, err := io.ReadAll(snapshot)
-	offered(t, err)
+	must(t, err)
 	equal(t, "pages of 512 bytes and a hash", len(all)%512, sha256.Size)
 	data, sum := all[:len(all)-sha256.Size], all[len(all)-sha256.Size:]
 	want := sha256.Sum256(data)

@@ -156,3 +156,73 @@ impl Sending {
 fn broken(reason: &str) -> RpcError {
     RpcError::other(Code::Unknown, reason.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use retcd_api::raftpb::ConfState;
+    use retcd_state_machine::DurableState;
+
+    use super::*;
+    use crate::grpc::MessageReader;
+    use crate::peer::{ChunkSender, chunks};
+
+    fn stream(bytes: u64) -> (ChunkSender, Snapshot) {
+        let (sender, chunks) = chunks();
+        let state = DurableState { index: 1, term: 1, conf_state: ConfState::default() };
+        let storage_version = "3.7.0".to_owned();
+        let export = Export { state, membership: Vec::new(), storage_version, bytes, chunks };
+        (sender, Snapshot { stage: Stage::Sending(Sending::start(export)) })
+    }
+
+    fn poll(stream: &mut Snapshot) -> Poll<Option<Result<Bytes, RpcError>>> {
+        stream.poll_messages(&mut Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[test]
+    fn blobs_have_etcds_size_and_the_digest_comes_last() {
+        // Three pages more than two blobs, in pieces that fit neither.
+        let file: Vec<u8> = (0..=250).cycle().take(2 * BLOB_BYTES + 3 * 4096).collect();
+        let (sender, mut stream) = stream(file.len() as u64);
+        let mut reader = MessageReader::new(BLOB_BYTES + 100, false);
+        let mut responses = Vec::new();
+        for piece in file.chunks(10_000) {
+            sender.blocking_send(piece.to_vec().into()).unwrap();
+            while let Poll::Ready(messages) = poll(&mut stream) {
+                let Some(messages) = messages.transpose().unwrap() else { break };
+                reader.push(messages);
+                while let Some(message) = reader.next().unwrap() {
+                    responses.push(pb::SnapshotResponse::decode(message).unwrap());
+                }
+            }
+        }
+        assert!(matches!(poll(&mut stream), Poll::Ready(None)));
+
+        let shape: Vec<_> = responses
+            .iter()
+            .map(|response| (response.blob.len(), response.remaining_bytes))
+            .collect();
+        let rest = 3 * 4096;
+        let expected = [(BLOB_BYTES, BLOB_BYTES + rest), (BLOB_BYTES, rest), (rest, 0), (32, 0)];
+        assert_eq!(shape, expected.map(|(blob, left)| (blob, left as u64)));
+        assert!(responses.iter().all(|response| response.version == "3.7.0"));
+        let sent = responses.iter().flat_map(|response| response.blob.clone()).collect::<Vec<_>>();
+        let (sent, digest) = sent.split_at(file.len());
+        assert_eq!(sent, file);
+        assert_eq!(digest, &Sha256::digest(&file)[..]);
+    }
+
+    #[test]
+    fn a_database_that_breaks_off_ends_the_call_with_an_error() {
+        let (sender, mut broken) = stream(100_000);
+        sender.blocking_send(vec![0; 50_000].into()).unwrap();
+        sender.blocking_fail(std::io::Error::other("no disk"));
+        assert!(matches!(poll(&mut broken), Poll::Ready(Some(Ok(_)))), "a whole blob");
+        let Poll::Ready(Some(Err(error))) = poll(&mut broken) else { panic!("no error") };
+        assert_eq!((error.code(), error.message()), (Code::Unknown, "no disk"));
+        assert!(matches!(poll(&mut broken), Poll::Ready(None)));
+
+        let (sender, mut short) = stream(100_000);
+        sender.blocking_finish().unwrap();
+        assert!(matches!(poll(&mut short), Poll::Ready(Some(Err(_)))));
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use prost::Message as _;
 use retcd_api::raftpb::{ConfState, Entry, Message, Snapshot, SnapshotMetadata};
 use retcd_api::{etcdserverpb as pb, walpb};
-use retcd_bbolt::{Database, Layout as BboltLayout, PageSize, Writer};
-use retcd_state_machine::backend::{Backend, Batch, Change};
+use retcd_bbolt::{Database, PageSize, Writer};
+use retcd_state_machine::backend::{Backend, Batch, Change, Encoded};
 use retcd_state_machine::cluster::Member;
 use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
 use retcd_state_machine::schema::{Bucket, cluster, meta};
@@ -340,6 +339,47 @@ fn an_install_that_fails_ends_the_storage_thread() {
     member.wait_for_end();
 }
 
+/// 200 MB out of one directory and into another within 32 MB of memory.
+#[test]
+#[ignore = "writes 600 MB; for a release build"]
+fn memory_does_not_grow_with_the_database() {
+    const RECORDS: i64 = 200_000;
+    const GROWTH_MAX_BYTES: u64 = 32 << 20;
+    let mut member = Lone::start(&full_batch(1));
+    let value = vec![b'v'; 1000];
+    for start in (3..RECORDS).step_by(10_000) {
+        let records = (start..(start + 10_000).min(RECORDS)).map(|main| record(main, &value));
+        let batch = Batch { records: records.collect(), ..Batch::default() };
+        member.backend.commit(&batch).unwrap();
+    }
+    member.backend.trim_resident().unwrap();
+    member.put("forces", "a flush");
+    drop(member.run(member.storage.pin()));
+    let place = Place::new();
+    let before = reset_peak_bytes();
+    let export = member.export();
+    let bytes = export.bytes;
+    place.importer().receive_blocking(incoming(6, export.chunks)).unwrap();
+    let peak = peak_bytes();
+    println!("{bytes} bytes exported and imported, {before} bytes resident before, {peak} at most");
+    assert!(bytes > 200_000_000);
+    assert!(peak < before + GROWTH_MAX_BYTES, "{peak} after {before}");
+    let taken = place.importer().take(6).unwrap();
+    assert_eq!(taken.count(Bucket::Key).unwrap(), member.backend.count(Bucket::Key).unwrap());
+}
+
+/// Forgets how much memory was resident at most, and returns how much is now.
+fn reset_peak_bytes() -> u64 {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    peak_bytes()
+}
+
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 /// A state machine with its storage thread, and no node around them.
 struct Lone {
     dir: TempDir,
@@ -555,19 +595,15 @@ fn at_index(index: u64, records: i64) -> Batch {
         change(Bucket::MembersRemoved, b"8", b"removed"),
         change(Bucket::Meta, meta::STORAGE_VERSION, b"3.7.0"),
     ]);
-    let records = (2..2 + records).map(|main| {
-        let key = format!("key {main}").into_bytes();
-        let kv = KeyValue {
-            key: &key,
-            value: &[b'v'; 600],
-            create_revision: main,
-            mod_revision: main,
-            version: 1,
-            lease: 0,
-        };
-        (RecordKey::new(Revision::new(main, 0), false), kv.to_encoded(&mut Vec::new()))
-    });
+    let records = (2..2 + records).map(|main| record(main, &[b'v'; 600]));
     Batch { records: records.collect(), changes, ..Batch::default() }
+}
+
+fn record(main: i64, value: &[u8]) -> (RecordKey, Encoded) {
+    let key = format!("key {main}").into_bytes();
+    let revisions = KeyValue { create_revision: main, mod_revision: main, ..KeyValue::default() };
+    let kv = KeyValue { key: &key, value, version: 1, ..revisions };
+    (RecordKey::new(Revision::new(main, 0), false), kv.to_encoded(&mut Vec::new()))
 }
 
 fn state_at(index: u64) -> Vec<Change> {
