@@ -1,19 +1,25 @@
 //! Which endpoint gets the next request.
 //!
 //! Each endpoint has a channel that connects on first use and reconnects by itself. Requests go round robin over
-//! the endpoints that were not found dead in the last [`DEAD_TIME`]; when all were, the one that failed longest ago
-//! is tried. So a cluster with a dead member costs one failed dial a second, not one per request.
+//! the endpoints that have not just failed; when all have, the one that failed longest ago is tried.
+//!
+//! An endpoint fails by refusing the connection, by losing a request, by answering that it is of no use (no leader,
+//! stopping), or by not answering in time. It is avoided for [`AVOIDED_MIN`], and for twice as long after each further
+//! failure, so a dead member costs one failed attempt now and then, not one per request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Config, Error};
+use crate::dial::{Address, Dialer};
+use crate::{Config, Error, Tls};
 
-/// How long an endpoint that refused a connection is avoided; the first back-off step of gRPC.
-const DEAD_TIME: Duration = Duration::from_secs(1);
+/// How long an endpoint is avoided after it has failed once; the first back-off step of gRPC.
+const AVOIDED_MIN: Duration = Duration::from_secs(1);
+/// How long it is avoided at most.
+const AVOIDED_MAX: Duration = Duration::from_secs(32);
 
 /// gRPC servers end connections that ping more often ("too many pings"), so clients never go below this.
 const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
@@ -29,20 +35,27 @@ pub(crate) struct Balancer {
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel,
-    /// When the last dial failed; `None` after a success. Guards nothing else and is never held across a call.
-    failed_at: Mutex<Option<Instant>>,
+    /// Guards nothing else and is never held across a call.
+    failures: Mutex<Failures>,
+}
+
+/// How an endpoint has failed since its last success.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    last: Option<Instant>,
 }
 
 impl Balancer {
     /// Prepares the channels. Nothing is dialled yet; must run inside a tokio runtime.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, Error> {
         if config.endpoints.is_empty() {
             return Err(Error::NoEndpoints);
         }
         let connections = config
             .endpoints
             .iter()
-            .map(|text| Connection::new(text, config))
+            .map(|text| Connection::new(text, config, tls))
             .collect::<Result<_, _>>()?;
         Ok(Balancer { connections, turn: AtomicUsize::new(0) })
     }
@@ -54,55 +67,49 @@ impl Balancer {
     /// The endpoint whose turn it is.
     pub(crate) fn pick(&self) -> &Connection {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn =
+        let mut in_turn =
             (0..self.len()).map(|step| &self.connections[first.wrapping_add(step) % self.len()]);
         let now = Instant::now();
-        in_turn
-            .min_by_key(|connection| connection.rank(now))
-            .expect("there is at least one endpoint")
+        in_turn.clone().find(|connection| connection.avoided(now).is_none()).unwrap_or_else(|| {
+            let oldest = in_turn.by_ref().min_by_key(|connection| connection.avoided(now));
+            oldest.expect("there is at least one endpoint")
+        })
     }
 }
 
 impl Connection {
-    fn new(text: &str, config: &Config) -> Result<Self, Error> {
-        let endpoint = endpoint(text)?
-            .connect_timeout(config.dial_timeout)
+    fn new(text: &str, config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, Error> {
+        let dialer = Dialer::new(Address::parse(text)?, tls, config.dial_timeout)?;
+        // The dialer does all that "https" would stand for here; the origin tells it to the server.
+        let endpoint = Endpoint::from_static("http://endpoint.invalid")
+            .origin(dialer.origin())
             .http2_keep_alive_interval(config.keepalive_time.max(KEEPALIVE_TIME_MIN))
             .keep_alive_timeout(config.keepalive_timeout);
-        Ok(Connection { channel: endpoint.connect_lazy(), failed_at: Mutex::new(None) })
+        let channel = endpoint.connect_with_connector_lazy(dialer);
+        Ok(Connection { channel, failures: Mutex::default() })
     }
 
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Notes whether the endpoint could be reached.
-    pub(crate) fn mark(&self, reached: bool) {
-        let failed_at = if reached { None } else { Some(Instant::now()) };
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed_at;
+    /// Notes whether the endpoint was of use.
+    pub(crate) fn mark(&self, is_useful: bool) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_useful {
+            *failures = Failures::default();
+        } else {
+            failures.count += 1;
+            failures.last = Some(Instant::now());
+        }
     }
 
-    /// Orders connections: usable ones first (and equal), then the dead ones by the time of their failure.
-    fn rank(&self, now: Instant) -> Option<Instant> {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        failed_at.filter(|at| now.duration_since(*at) < DEAD_TIME)
-    }
-}
-
-/// Reads `host:port`, `http://host:port` or `unix:path`.
-fn endpoint(text: &str) -> Result<Endpoint, Error> {
-    let text = text.trim();
-    if text.starts_with("https://") || text.starts_with("unixs:") {
-        return Err(Error::BadEndpoint(format!(
-            "endpoint {text:?}: TLS is not supported by this build yet"
-        )));
-    }
-    let has_scheme = text.contains("://") || text.starts_with("unix:");
-    let uri = if has_scheme { text.to_owned() } else { format!("http://{text}") };
-    let known = uri.starts_with("http://") || uri.starts_with("unix:");
-    match Endpoint::from_shared(uri) {
-        Ok(endpoint) if known && !text.is_empty() => Ok(endpoint),
-        _ => Err(Error::BadEndpoint(format!("endpoint {text:?} is not an address"))),
+    /// When the endpoint failed, if that is a reason to avoid it now.
+    fn avoided(&self, now: Instant) -> Option<Instant> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let doublings = failures.count.saturating_sub(1).min(5);
+        let avoided = (AVOIDED_MIN * (1 << doublings)).min(AVOIDED_MAX);
+        failures.last.filter(|at| now.duration_since(*at) < avoided)
     }
 }
 
@@ -112,7 +119,7 @@ mod tests {
 
     fn balancer(endpoints: &[&str]) -> Balancer {
         let endpoints = endpoints.iter().map(ToString::to_string).collect();
-        Balancer::new(&Config { endpoints, ..Config::default() }).unwrap()
+        Balancer::new(&Config { endpoints, ..Config::default() }, None).unwrap()
     }
 
     fn position(balancer: &Balancer, connection: &Connection) -> usize {
@@ -127,37 +134,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dead_endpoints_are_avoided_until_all_are_dead() {
+    async fn failed_endpoints_are_avoided_until_all_have_failed() {
         let balancer = balancer(&["127.0.0.1:1", "127.0.0.1:2"]);
-        balancer.connections[0].mark(false);
+        // Six failures in a row, so that the time of avoidance is long even for a slow machine.
+        let fail =
+            |position: usize| (0..6).for_each(|_| balancer.connections[position].mark(false));
+        fail(0);
         for _ in 0..4 {
             assert_eq!(position(&balancer, balancer.pick()), 1);
         }
-        balancer.connections[1].mark(false);
+        fail(1);
         for _ in 0..4 {
-            assert_eq!(
-                position(&balancer, balancer.pick()),
-                0,
-                "the one that failed first comes first"
-            );
+            let picked = position(&balancer, balancer.pick());
+            assert_eq!(picked, 0, "the one that failed first comes first");
         }
         balancer.connections[1].mark(true);
         assert_eq!(position(&balancer, balancer.pick()), 1);
     }
 
-    #[test]
-    fn endpoints_need_an_address() {
-        for bad in ["", "ftp://127.0.0.1:1", "http://[::1", "https://127.0.0.1:1"] {
-            assert!(endpoint(bad).is_err(), "{bad:?} must be refused");
-        }
-        for good in [
-            "127.0.0.1:2379",
-            "localhost:2379",
-            "http://[::1]:2379",
-            " 127.0.0.1:2379",
-            "unix:///run/etcd.sock",
-        ] {
-            assert!(endpoint(good).is_ok(), "{good:?} must be accepted");
-        }
+    #[tokio::test]
+    async fn avoidance_grows_with_each_failure_up_to_a_limit() {
+        let balancer = balancer(&["127.0.0.1:1"]);
+        let connection = &balancer.connections[0];
+        connection.mark(false);
+        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+        assert_eq!(connection.avoided(after(2)), None);
+        connection.mark(false);
+        connection.mark(false);
+        assert!(connection.avoided(after(2)).is_some());
+        (0..100).for_each(|_| connection.mark(false));
+        assert_eq!(connection.avoided(after(33)), None);
     }
 }

@@ -4,21 +4,32 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 use retcd_api::error::{Code, RpcError};
+use retcd_api::etcdserverpb::AuthenticateRequest;
+use retcd_api::etcdserverpb::auth_client::AuthClient;
 use tokio::time::Instant;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::Error;
-use crate::channel::Balancer;
+use crate::channel::{Balancer, Connection};
 use crate::error::Failure;
+use crate::hub::Hubs;
+use crate::identity::{Credentials, Identity, User, is_about_token};
+use crate::ordering::Order;
+use crate::{Error, Tls};
 
-/// How to reach a cluster. The defaults are those of etcdctl.
-#[derive(Debug, Clone)]
+/// How to reach a cluster. The defaults are those of etcdctl. [`Builder`] knows further settings.
+///
+/// ```
+/// let config = retcd_client::Config { endpoints: vec!["10.0.0.1:2379".into()], ..Default::default() };
+/// assert_eq!(config.dial_timeout, std::time::Duration::from_secs(2));
+/// ```
+#[derive(Clone)]
 pub struct Config {
-    /// `host:port`, `http://host:port` or `unix:path`.
+    /// `host:port`, `http://host:port`, `https://host:port`, `unix:path` or `unixs:path`.
     pub endpoints: Vec<String>,
     /// How long one attempt to connect may take.
     pub dial_timeout: Duration,
@@ -32,6 +43,18 @@ pub struct Config {
     pub response_bytes_max: usize,
     /// Sent with each request, as `token`.
     pub token: Option<String>,
+}
+
+/// Tokens are as good as passwords, so they are not shown.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("endpoints", &self.endpoints)
+            .field("dial_timeout", &self.dial_timeout)
+            .field("has_token", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -54,7 +77,7 @@ const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 /// Answers of `Unavailable` that one call takes before it gives up; as in etcd's client.
 const ANSWERS_MAX: usize = 100;
 /// Pause before a call is repeated, plus or minus a tenth, so that clients do not march in step.
-const BACKOFF: Duration = Duration::from_millis(25);
+pub(crate) const BACKOFF: Duration = Duration::from_millis(25);
 /// Pause once every endpoint has refused the connection.
 const UNCONNECTED_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -67,32 +90,161 @@ pub(crate) enum Retry {
     Once,
 }
 
+/// Logins that one call makes before it believes that its token is refused for good.
+const LOGINS_MAX: usize = 3;
+
 /// A connection to a cluster. Clones share it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), retcd_client::Error> {
+/// use retcd_client::{Client, Get, Put};
+///
+/// let client = Client::builder(["10.0.0.1:2379", "10.0.0.2:2379"]).build()?;
+/// client.put(Put::new("k", "v")).await?;
+/// assert_eq!(client.range(Get::key("k")).await?.kvs[0].value, "v");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     balancer: Arc<Balancer>,
-    token: Option<MetadataValue<Ascii>>,
+    identity: Arc<Identity>,
     pub(crate) timeout: Option<Duration>,
-    needs_leader: bool,
+    pub(crate) needs_leader: bool,
     request_bytes_max: usize,
     pub(crate) response_bytes_max: usize,
+    /// What all keys begin with, without the caller noticing.
+    pub(crate) namespace: Bytes,
+    /// Set when reads must never go back in time.
+    pub(crate) order: Option<Arc<Order>>,
+    /// The streams that watches share. Those of another identity are others.
+    pub(crate) hubs: Arc<Hubs>,
+}
+
+/// A client under construction.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), retcd_client::Error> {
+/// use std::time::Duration;
+/// use retcd_client::{Client, Tls};
+///
+/// let client = Client::builder(["https://10.0.0.1:2379"])
+///     .tls(Tls::new().insecure_skip_verify())
+///     .credentials("root", "secret")
+///     .timeout(Duration::from_secs(5))
+///     .build()?;
+/// # let _ = client;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct Builder {
+    config: Config,
+    tls: Option<Tls>,
+    credentials: Option<Credentials>,
+    timeout: Option<Duration>,
+    needs_leader: bool,
+}
+
+impl From<Config> for Builder {
+    fn from(config: Config) -> Self {
+        Builder { config, tls: None, credentials: None, timeout: None, needs_leader: false }
+    }
+}
+
+impl Builder {
+    /// Encrypts connections. Endpoints that begin with `http://` stay without encryption; those with `https://` are
+    /// encrypted even without this, and then trust the system's authorities.
+    pub fn tls(self, tls: Tls) -> Self {
+        Builder { tls: Some(tls), ..self }
+    }
+
+    /// Logs in as a user before the first call, and again whenever the cluster wants a new token. A cluster that does
+    /// not ask who we are is fine, too.
+    pub fn credentials(self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        let credentials = Credentials { name: name.into(), password: password.into() };
+        Builder { credentials: Some(credentials), ..self }
+    }
+
+    /// Sends this token with each request, instead of logging in.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.config.token = Some(token.into());
+        self
+    }
+
+    /// How long each call may take. Without one, calls try forever.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Builder { timeout: Some(timeout), ..self }
+    }
+
+    /// How long one attempt to connect may take; 2 s unless told otherwise.
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.config.dial_timeout = timeout;
+        self
+    }
+
+    /// After this much silence on a busy connection the server is pinged (at least 10 s, as in gRPC), and it has
+    /// `timeout` to answer before the connection is given up.
+    pub fn keep_alive(mut self, time: Duration, timeout: Duration) -> Self {
+        self.config.keepalive_time = time;
+        self.config.keepalive_timeout = timeout;
+        self
+    }
+
+    /// Larger requests and answers are refused here, in bytes; 0 means 2 MiB and 2 GiB - 1.
+    pub fn size_limits(mut self, request_bytes_max: usize, response_bytes_max: usize) -> Self {
+        self.config.request_bytes_max = request_bytes_max;
+        self.config.response_bytes_max = response_bytes_max;
+        self
+    }
+
+    /// Requests are refused by members that know no leader, and streams end when the leader is lost.
+    pub fn require_leader(self) -> Self {
+        Builder { needs_leader: true, ..self }
+    }
+
+    /// Makes the client. Connections are made by the first calls; must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], [`Error::BadTls`], or `InvalidAuthToken` for a token that no
+    /// header can carry.
+    pub fn build(self) -> Result<Client, Error> {
+        let tls = self.tls.map(Arc::new);
+        let identity = match (self.credentials, &self.config.token) {
+            (Some(credentials), _) => Identity::with_credentials(credentials),
+            (None, Some(token)) => Identity::with_token(token)?,
+            (None, None) => Identity::Nobody,
+        };
+        Ok(Client {
+            balancer: Arc::new(Balancer::new(&self.config, tls.as_ref())?),
+            identity: Arc::new(identity),
+            timeout: self.timeout,
+            needs_leader: self.needs_leader,
+            request_bytes_max: or_default(self.config.request_bytes_max, REQUEST_BYTES_MAX),
+            response_bytes_max: or_default(self.config.response_bytes_max, RESPONSE_BYTES_MAX),
+            namespace: Bytes::new(),
+            order: None,
+            hubs: Arc::default(),
+        })
+    }
 }
 
 impl Client {
-    /// Makes a client. Connections are made by the first calls; must run inside a tokio runtime.
+    /// Makes a client without TLS and users; [`Self::builder`] can do more. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], or `InvalidAuthToken` for a token that no header can carry.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let token = config.token.as_deref().map(MetadataValue::try_from).transpose();
-        Ok(Client {
-            balancer: Arc::new(Balancer::new(config)?),
-            token: token.map_err(|_| Error::Rpc(RpcError::InvalidAuthToken))?,
-            timeout: None,
-            needs_leader: false,
-            request_bytes_max: or_default(config.request_bytes_max, REQUEST_BYTES_MAX),
-            response_bytes_max: or_default(config.response_bytes_max, RESPONSE_BYTES_MAX),
-        })
+        Builder::from(config.clone()).build()
+    }
+
+    /// Begins to make a client for these endpoints: `host:port`, `http://host:port`, `https://host:port`,
+    /// `unix:path` or `unixs:path`.
+    pub fn builder(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Builder {
+        let endpoints = endpoints.into_iter().map(Into::into).collect();
+        Builder::from(Config { endpoints, ..Config::default() })
     }
 
     /// The same client, whose calls each take at most `timeout`. Without one they try forever.
@@ -106,9 +258,16 @@ impl Client {
     /// # Errors
     /// `InvalidAuthToken` for a token that no header can carry.
     pub fn with_token(&self, token: &str) -> Result<Self, Error> {
-        let token =
-            MetadataValue::try_from(token).map_err(|_| Error::Rpc(RpcError::InvalidAuthToken))?;
-        Ok(Client { token: Some(token), ..self.clone() })
+        let identity = Arc::new(Identity::with_token(token)?);
+        Ok(Client { identity, hubs: Arc::default(), ..self.clone() })
+    }
+
+    /// The same client, which acts as another user. See [`Builder::credentials`].
+    #[must_use]
+    pub fn with_credentials(&self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        let credentials = Credentials { name: name.into(), password: password.into() };
+        let identity = Arc::new(Identity::with_credentials(credentials));
+        Client { identity, hubs: Arc::default(), ..self.clone() }
     }
 
     /// The same client, whose calls take as long as they take.
@@ -117,10 +276,15 @@ impl Client {
         Client { timeout: None, ..self.clone() }
     }
 
-    /// The same client, whose requests are refused by members that know no leader.
+    /// The same client, whose requests are refused by members that know no leader, and whose watches end with
+    /// `NoLeader` when the leader is lost.
     #[must_use]
     pub fn needing_leader(&self) -> Self {
         Client { needs_leader: true, ..self.clone() }
+    }
+
+    pub(crate) fn endpoint_count(&self) -> usize {
+        self.balancer.len()
     }
 
     /// Sends `request` until there is an answer, or none can be expected. `send` makes one attempt.
@@ -147,41 +311,129 @@ impl Client {
     where
         Attempt: Future<Output = Result<Response<Resp>, Status>>,
     {
-        let mut last_attempt = None;
-        let attempts = async {
-            let (mut refused, mut answers) = (0, 0);
-            loop {
-                let connection = self.balancer.pick();
-                let failure = match send(connection.channel()).await {
-                    Ok(response) => {
-                        connection.mark(true);
-                        return Ok(response.into_inner());
-                    }
-                    Err(status) => Failure::from(status),
-                };
-                connection.mark(!matches!(failure, Failure::Unconnected(_)));
-                if let Failure::Unconnected(text) = failure {
+        let mut progress = Progress::default();
+        let work = async {
+            match self.identity.user() {
+                None => self.attempts(retry, &mut send, &mut progress).await,
+                Some(user) => self.attempts_as(user, retry, &mut send, &mut progress).await,
+            }
+        };
+        match within(self.timeout, work).await {
+            Some(Err(Error::DeadlineExceeded { .. })) | None => Err(progress.time_is_over()),
+            Some(result) => result,
+        }
+    }
+
+    /// Makes attempts as a user, with another token when the cluster wants one.
+    async fn attempts_as<'a, Resp, Attempt>(
+        &'a self,
+        user: &User,
+        retry: Retry,
+        send: &mut impl FnMut(Channel) -> Attempt,
+        progress: &mut Progress<'a>,
+    ) -> Result<Resp, Error>
+    where
+        Attempt: Future<Output = Result<Response<Resp>, Status>>,
+    {
+        if user.logins() == 0 {
+            self.log_in(user, 0, progress).await?;
+        }
+        let mut logins = 0;
+        loop {
+            let seen = user.logins();
+            match self.attempts(retry, send, progress).await {
+                Err(error) if is_about_token(&error) && logins < LOGINS_MAX => {
+                    logins += 1;
+                    self.log_in(user, seen, progress).await?;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Gets another token, unless somebody has done so since there were `seen` logins.
+    async fn log_in<'a>(
+        &'a self,
+        user: &User,
+        seen: u64,
+        progress: &mut Progress<'a>,
+    ) -> Result<(), Error> {
+        let _turn = user.turn.lock().await;
+        if user.logins() != seen {
+            return Ok(());
+        }
+        let Credentials { name, password } = user.credentials.clone();
+        let message = AuthenticateRequest { name, password };
+        let mut send = |channel| {
+            let request = bare_request(message.clone());
+            async move { AuthClient::new(channel).authenticate(request).await }
+        };
+        match self.attempts(Retry::Repeatable, &mut send, progress).await {
+            Ok(reply) => user.logged_in(Some(&reply.token)),
+            Err(Error::Rpc(RpcError::AuthNotEnabled)) => user.logged_in(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether tokens are got by logging in, so that there can be another one.
+    pub(crate) fn is_user(&self) -> bool {
+        self.identity.user().is_some()
+    }
+
+    /// Gets a new token for a stream that is about to be opened, as etcd's client does: servers check it only then.
+    pub(crate) async fn renew_token(&self) -> Result<(), Error> {
+        let Some(user) = self.identity.user() else {
+            return Ok(());
+        };
+        let mut progress = Progress::default();
+        let login = within(self.timeout, self.log_in(user, user.logins(), &mut progress)).await;
+        login.unwrap_or_else(|| Err(progress.time_is_over()))
+    }
+
+    async fn attempts<'a, Resp, Attempt>(
+        &'a self,
+        retry: Retry,
+        send: &mut impl FnMut(Channel) -> Attempt,
+        progress: &mut Progress<'a>,
+    ) -> Result<Resp, Error>
+    where
+        Attempt: Future<Output = Result<Response<Resp>, Status>>,
+    {
+        let (mut refused, mut answers) = (0, 0);
+        loop {
+            let connection = self.balancer.pick();
+            progress.asked = Some(connection);
+            let answered = send(connection.channel()).await;
+            progress.asked = None;
+            let failure = match answered {
+                Ok(response) => {
+                    connection.mark(true);
+                    return Ok(response.into_inner());
+                }
+                Err(status) => Failure::from(status),
+            };
+            connection.mark(failure.is_fault_of_request());
+            match failure {
+                Failure::Unconnected(text) => {
                     refused += 1;
-                    last_attempt = Some(text);
+                    progress.last_attempt = Some(text);
                     if refused % self.balancer.len() == 0 {
                         tokio::time::sleep(UNCONNECTED_BACKOFF).await;
                     }
-                } else if retry == Retry::Repeatable
-                    && is_unavailable(&failure)
-                    && answers < ANSWERS_MAX
-                {
+                }
+                Failure::Unsent(text) => {
+                    progress.last_attempt = Some(text);
+                    tokio::time::sleep(jittered(BACKOFF)).await;
+                }
+                failure => {
+                    let is_repeatable = retry == Retry::Repeatable && is_unavailable(&failure);
+                    if !is_repeatable || answers == ANSWERS_MAX {
+                        return Err(failure.into());
+                    }
                     answers += 1;
                     tokio::time::sleep(jittered(BACKOFF)).await;
-                } else {
-                    return Err(failure.into());
                 }
             }
-        };
-        match within(self.timeout, attempts).await {
-            Some(Err(Error::DeadlineExceeded { .. })) | None => {
-                Err(Error::DeadlineExceeded { last_attempt })
-            }
-            Some(result) => result,
         }
     }
 
@@ -196,14 +448,13 @@ impl Client {
 
     /// As [`Self::request`], without the deadline: streams outlive the call that opens them.
     pub(crate) fn stream_request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = bare_request(message);
         let metadata = request.metadata_mut();
-        metadata.insert("client-api-version", MetadataValue::from_static(retcd_api::API_VERSION));
         if self.needs_leader {
             metadata.insert("hasleader", MetadataValue::from_static("true"));
         }
-        if let Some(token) = &self.token {
-            metadata.insert("token", token.clone());
+        if let Some(token) = self.identity.token() {
+            metadata.insert("token", token);
         }
         request
     }
@@ -218,12 +469,39 @@ impl Client {
     }
 }
 
+/// How far a call has come, for those who have to explain why it did not come further.
+#[derive(Default)]
+struct Progress<'a> {
+    /// Why the attempts so far have failed.
+    last_attempt: Option<String>,
+    /// Who has been asked and has not answered yet.
+    asked: Option<&'a Connection>,
+}
+
+impl Progress<'_> {
+    /// The error of a call whose time is over. An endpoint that has not answered by now is not worth trying next.
+    fn time_is_over(self) -> Error {
+        if let Some(connection) = self.asked {
+            connection.mark(false);
+        }
+        Error::DeadlineExceeded { last_attempt: self.last_attempt }
+    }
+}
+
 fn is_unavailable(failure: &Failure) -> bool {
     match failure {
         Failure::Lost(_) => true,
         Failure::Answered(error) => error.code() == Code::Unavailable,
-        Failure::Unconnected(_) | Failure::TimedOut => false,
+        Failure::Unconnected(_) | Failure::Unsent(_) | Failure::TimedOut => false,
     }
+}
+
+/// Wraps a message with the metadata that needs no knowledge of the client.
+fn bare_request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let version = MetadataValue::from_static(retcd_api::API_VERSION);
+    request.metadata_mut().insert("client-api-version", version);
+    request
 }
 
 /// Waits for `work`, or until `timeout` is over: then `None`.
@@ -242,7 +520,7 @@ fn or_default(value: usize, default: usize) -> usize {
 }
 
 /// `pause` plus or minus up to a tenth. Each `RandomState` hashes differently, which is randomness enough here.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let percent = 90 + RandomState::new().build_hasher().finish() % 21;
     pause * u32::try_from(percent).expect("a percentage is small") / 100
 }

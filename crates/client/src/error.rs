@@ -13,15 +13,27 @@ pub enum Error {
     /// A server answered with this error.
     #[error("{}", in_go_words(.0))]
     Rpc(RpcError),
-    /// The deadline of the call passed. `last_attempt` says why no attempt had succeeded by then, if that is known.
+    /// The deadline of the call passed. `last_attempt` says why no attempt had succeeded by then, if that is known. A
+    /// write may have been carried out.
     #[error("context deadline exceeded")]
     DeadlineExceeded { last_attempt: Option<String> },
-    /// The connection broke after the request had been sent, so nobody knows whether it was carried out.
+    /// The connection broke after the request had been sent, so nobody knows whether it was carried out. A write that
+    /// ends like this is not sent again by itself: see [`Self::may_have_happened`].
     #[error("rpc error: code = Unavailable desc = {0}")]
     ConnectionLost(String),
     /// A server did not want to create a watch, for this reason.
     #[error("{0}")]
     WatchRefused(String),
+    /// Certificates or keys that cannot be read or used.
+    #[error("{0}")]
+    BadTls(String),
+    /// Every member was found to lag behind what this client has seen already ([`Client::ordered`]).
+    ///
+    /// [`Client::ordered`]: crate::Client::ordered
+    #[error(
+        "etcdclient: no cluster members have a revision higher than the previously received revision"
+    )]
+    NoGreaterRevision,
     /// An endpoint that is not an address.
     #[error("{0}")]
     BadEndpoint(String),
@@ -39,6 +51,8 @@ impl Error {
             | Error::ConnectionLost(_)
             | Error::WatchRefused(_)
             | Error::BadEndpoint(_)
+            | Error::BadTls(_)
+            | Error::NoGreaterRevision
             | Error::NoEndpoints => None,
         }
     }
@@ -55,6 +69,43 @@ impl Error {
             Error::DeadlineExceeded { .. }
             | Error::WatchRefused(_)
             | Error::BadEndpoint(_)
+            | Error::BadTls(_)
+            | Error::NoGreaterRevision
+            | Error::NoEndpoints => false,
+        }
+    }
+
+    /// Whether a write that ended with this error may have been carried out nevertheless, now or a little later.
+    ///
+    /// The library never repeats such a write by itself. Whoever does should make it harmless to repeat first, for
+    /// instance by a transaction that compares the mod revision. `false` is certain: nothing has happened, and
+    /// nothing will.
+    ///
+    /// ```
+    /// use retcd_client::Error;
+    ///
+    /// assert!(Error::ConnectionLost("connection reset".into()).may_have_happened());
+    /// assert!(!Error::NoEndpoints.may_have_happened());
+    /// ```
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Error::ConnectionLost(_) | Error::DeadlineExceeded { .. } => true,
+            // A server that says "unavailable" has often proposed the request before it noticed; one that gives up
+            // waiting says so with its own time-outs.
+            Error::Rpc(error) => matches!(
+                error.code(),
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::Canceled
+                    | Code::Unknown
+                    | Code::Internal
+                    | Code::Aborted
+                    | Code::DataLoss
+            ),
+            Error::WatchRefused(_)
+            | Error::BadEndpoint(_)
+            | Error::BadTls(_)
+            | Error::NoGreaterRevision
             | Error::NoEndpoints => false,
         }
     }
@@ -104,12 +155,26 @@ fn is_known_to_clients(error: &RpcError) -> bool {
 pub(crate) enum Failure {
     /// No connection: the request has not left.
     Unconnected(String),
+    /// There was a connection, but it closed before the request was put on it.
+    Unsent(String),
     /// The connection broke, or the stream was reset, while the request was under way.
     Lost(String),
     /// The time given to this request is over.
     TimedOut,
     /// The server said no.
     Answered(RpcError),
+}
+
+impl Failure {
+    /// Whether the endpoint has done its part: it is the request that does not deserve a better answer.
+    pub(crate) fn is_fault_of_request(&self) -> bool {
+        match self {
+            Failure::Answered(error) => error.code() != Code::Unavailable,
+            // Not the endpoint's doing: it said goodbye before.
+            Failure::Unsent(_) => true,
+            Failure::Unconnected(_) | Failure::Lost(_) | Failure::TimedOut => false,
+        }
+    }
 }
 
 impl From<Status> for Failure {
@@ -123,6 +188,10 @@ impl From<Status> for Failure {
             if cause.is::<tonic::TimeoutExpired>() {
                 return Failure::TimedOut;
             }
+            // Over HTTP/2 this is the error of requests that were still in line when their connection closed.
+            if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+                return Failure::Unsent(cause.to_string());
+            }
             source = cause.source();
         }
         if transport {
@@ -135,7 +204,9 @@ impl From<Status> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unconnected(text) | Failure::Lost(text) => Error::ConnectionLost(text),
+            Failure::Unconnected(text) | Failure::Unsent(text) | Failure::Lost(text) => {
+                Error::ConnectionLost(text)
+            }
             Failure::TimedOut => Error::DeadlineExceeded { last_attempt: None },
             Failure::Answered(error) => Error::Rpc(error),
         }
@@ -185,7 +256,7 @@ fn connection_error(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The error at the bottom, which names the cause ("connection refused") where the upper ones only say "transport".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

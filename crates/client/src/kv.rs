@@ -1,5 +1,6 @@
 //! Keys and values.
 
+use bytes::Bytes;
 use retcd_api::error::{Code, RpcError};
 use retcd_api::etcdserverpb::kv_client::KvClient;
 use retcd_api::etcdserverpb::{
@@ -12,61 +13,164 @@ use tonic::transport::Channel;
 
 use crate::client::Retry;
 use crate::error::Failure;
+use crate::namespace::{Enter, Leave};
 use crate::{Client, Error, txn};
 
 impl Client {
-    /// Reads keys.
-    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
-        self.call(Retry::Repeatable, request, |channel, request| async move {
-            self.kv(channel).range(request).await
-        })
-        .await
+    /// Reads keys: a [`Get`](crate::Get) or a `RangeRequest`. Repeated when the answer is lost.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Get;
+    ///
+    /// let reply = client.range(Get::prefix("service/").limit(10)).await?;
+    /// for kv in &reply.kvs {
+    ///     println!("{:?} since revision {}", kv.key, kv.create_revision);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn range(&self, request: impl Into<RangeRequest>) -> Result<RangeResponse, Error> {
+        let mut request = request.into();
+        request.enter(&self.namespace)?;
+        let read = || {
+            self.call(Retry::Repeatable, request.clone(), |channel, request| async move {
+                self.kv(channel).range(request).await
+            })
+        };
+        let mut reply = self.in_order(read, |reply| reply.header.as_ref()).await?;
+        reply.leave(&self.namespace);
+        Ok(reply)
     }
 
     /// Reads keys in pieces, so that neither side holds all of them at once. New in etcd 3.7.
-    pub async fn range_stream(&self, request: RangeRequest) -> Result<RangeStream, Error> {
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Get;
+    ///
+    /// let mut pieces = client.range_stream(Get::all()).await?;
+    /// while let Some(piece) = pieces.next().await? {
+    ///     println!("{} more keys", piece.kvs.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn range_stream(
+        &self,
+        request: impl Into<RangeRequest>,
+    ) -> Result<RangeStream, Error> {
+        let mut request = request.into();
+        request.enter(&self.namespace)?;
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let replies = self
             .call(Retry::Repeatable, request, |channel, request| async move {
                 self.kv(channel).range_stream(request).await
             })
             .await?;
-        Ok(RangeStream { replies, deadline })
+        Ok(RangeStream { replies, deadline, namespace: self.namespace.clone() })
     }
 
-    /// Writes a key.
-    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Error> {
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.kv(channel).put(request).await
-        })
-        .await
+    /// Writes a key: a [`Put`](crate::Put) or a `PutRequest`. Never sent again once it may have arrived.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) {
+    /// use retcd_client::Put;
+    ///
+    /// match client.put(Put::new("k", "v")).await {
+    ///     Ok(_) => println!("written"),
+    ///     Err(error) if error.may_have_happened() => println!("maybe written: {error}"),
+    ///     Err(error) => println!("certainly not written: {error}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn put(&self, request: impl Into<PutRequest>) -> Result<PutResponse, Error> {
+        let mut request = request.into();
+        request.enter(&self.namespace)?;
+        let mut reply = self
+            .call(Retry::Once, request, |channel, request| async move {
+                self.kv(channel).put(request).await
+            })
+            .await?;
+        self.note_written(reply.header.as_ref());
+        reply.leave(&self.namespace);
+        Ok(reply)
     }
 
-    /// Deletes keys.
+    /// Deletes keys: a [`Delete`](crate::Delete) or a `DeleteRangeRequest`. Never sent again once it may have arrived.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Delete;
+    ///
+    /// let reply = client.delete_range(Delete::prefix("service/").prev_kv()).await?;
+    /// println!("{} keys are gone, the first was {:?}", reply.deleted, reply.prev_kvs.first());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete_range(
         &self,
-        request: DeleteRangeRequest,
+        request: impl Into<DeleteRangeRequest>,
     ) -> Result<DeleteRangeResponse, Error> {
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.kv(channel).delete_range(request).await
-        })
-        .await
+        let mut request = request.into();
+        request.enter(&self.namespace)?;
+        let mut reply = self
+            .call(Retry::Once, request, |channel, request| async move {
+                self.kv(channel).delete_range(request).await
+            })
+            .await?;
+        self.note_written(reply.header.as_ref());
+        reply.leave(&self.namespace);
+        Ok(reply)
     }
 
-    /// Runs a transaction.
-    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
-        let retry = if txn::is_read_only(&request) { Retry::Repeatable } else { Retry::Once };
-        self.call(
-            retry,
-            request,
-            |channel, request| async move { self.kv(channel).txn(request).await },
-        )
-        .await
+    /// Runs a transaction: a [`Txn`](crate::Txn) or a `TxnRequest`. One that may write is never sent again once it may
+    /// have arrived; one that only reads is.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::{Get, Put, Txn, key};
+    ///
+    /// let txn = Txn::new().when(key("leader").is_absent()).put(Put::new("leader", "me"));
+    /// let reply = client.txn(txn.otherwise().range(Get::key("leader"))).await?;
+    /// println!("{}", if reply.succeeded { "elected" } else { "too late" });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn txn(&self, request: impl Into<TxnRequest>) -> Result<TxnResponse, Error> {
+        let mut request = request.into();
+        request.enter(&self.namespace)?;
+        let is_read_only = txn::is_read_only(&request);
+        let retry = if is_read_only { Retry::Repeatable } else { Retry::Once };
+        let send = || {
+            self.call(retry, request.clone(), |channel, request| async move {
+                self.kv(channel).txn(request).await
+            })
+        };
+        let mut reply = if is_read_only {
+            self.in_order(send, |reply| reply.header.as_ref()).await?
+        } else {
+            let reply = send().await?;
+            self.note_written(reply.header.as_ref());
+            reply
+        };
+        reply.leave(&self.namespace);
+        Ok(reply)
     }
 
-    /// Forgets the history below a revision.
-    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
-        self.call(Retry::Once, request, |channel, request| async move {
+    /// Forgets the history below a revision: a [`Compact`](crate::Compact) or a `CompactionRequest`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// client.compact(retcd_client::Compact::at(1000)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn compact(
+        &self,
+        request: impl Into<CompactionRequest>,
+    ) -> Result<CompactionResponse, Error> {
+        self.call(Retry::Once, request.into(), |channel, request| async move {
             self.kv(channel).compact(request).await
         })
         .await
@@ -83,6 +187,7 @@ pub struct RangeStream {
     replies: Streaming<RangeStreamResponse>,
     /// The time limit of the call, which covers all pieces.
     deadline: Option<Instant>,
+    namespace: Bytes,
 }
 
 impl RangeStream {
@@ -96,7 +201,10 @@ impl RangeStream {
             None => message.await,
         };
         match message {
-            Ok(piece) => Ok(piece.and_then(|piece| piece.range_response)),
+            Ok(piece) => Ok(piece.and_then(|piece| piece.range_response).map(|mut piece| {
+                piece.leave(&self.namespace);
+                piece
+            })),
             Err(status) => Err(Failure::from(status).into()),
         }
     }

@@ -17,6 +17,8 @@ use tonic::transport::Channel;
 
 use crate::client::{Retry, within};
 use crate::error::Failure;
+use crate::identity::is_about_token;
+use crate::namespace::Leave;
 use crate::{Client, Error};
 
 /// How long the first answer may take. Until it comes the lease's time to live is unknown.
@@ -26,6 +28,23 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 impl Client {
     /// Grants a lease of `ttl` seconds; the server chooses the id when `id` is 0.
+    ///
+    /// Repeated when the answer is lost, as in etcd's client: at worst a second lease is left to expire.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Put;
+    ///
+    /// let lease = client.lease_grant(60, 0).await?.id;
+    /// client.put(Put::new("host/7", "here").lease(lease)).await?;
+    /// let mut renewals = client.lease_keep_alive(lease);
+    /// while let Some(renewal) = renewals.next().await? {
+    ///     println!("{} more seconds", renewal.ttl);
+    /// }
+    /// println!("the lease is lost");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGrantResponse, Error> {
         self.call(Retry::Repeatable, LeaseGrantRequest { ttl, id }, |channel, request| async move {
             self.lease(channel).lease_grant(request).await
@@ -47,12 +66,14 @@ impl Client {
         id: i64,
         keys: bool,
     ) -> Result<LeaseTimeToLiveResponse, Error> {
-        self.call(
-            Retry::Repeatable,
-            LeaseTimeToLiveRequest { id, keys },
-            |channel, request| async move { self.lease(channel).lease_time_to_live(request).await },
-        )
-        .await
+        let request = LeaseTimeToLiveRequest { id, keys };
+        let mut reply = self
+            .call(Retry::Repeatable, request, |channel, request| async move {
+                self.lease(channel).lease_time_to_live(request).await
+            })
+            .await?;
+        reply.leave(&self.namespace);
+        Ok(reply)
     }
 
     /// All leases.
@@ -97,6 +118,7 @@ impl Client {
             expires: now + FIRST_ANSWER,
             due: now,
             renewals: None,
+            certain_until: now,
         }
     }
 
@@ -112,6 +134,8 @@ pub struct KeepAlive {
     id: i64,
     /// When the lease ends if no further renewal succeeds.
     expires: Instant,
+    /// The same, counted from before the last renewal was sent: until then the lease exists for certain.
+    certain_until: Instant,
     /// When the next renewal is to be sent.
     due: Instant,
     renewals: Option<Renewals>,
@@ -123,10 +147,12 @@ impl KeepAlive {
     pub async fn next(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Error> {
         loop {
             tokio::time::sleep_until(self.due.min(self.expires)).await;
+            let sent = Instant::now();
             match tokio::time::timeout_at(self.expires, self.renew()).await {
                 Err(_) => return Ok(None),
-                Ok(Ok(reply)) => return Ok(self.accept(reply)),
-                Ok(Err(error)) if error.is_passing() => {
+                Ok(Ok(reply)) => return Ok(self.accept(reply, sent)),
+                // The next stream begins with another token.
+                Ok(Err(error)) if error.is_passing() || self.is_about_token(&error) => {
                     self.renewals = None;
                     self.due = Instant::now() + REOPEN_PAUSE;
                 }
@@ -144,10 +170,25 @@ impl KeepAlive {
         self.renewals.insert(renewals).receive().await
     }
 
-    fn accept(&mut self, reply: LeaseKeepAliveResponse) -> Option<LeaseKeepAliveResponse> {
+    fn is_about_token(&self, error: &Error) -> bool {
+        self.client.is_user() && is_about_token(error)
+    }
+
+    /// Until when the lease exists for certain, whatever happens to the connection: its time to live, counted from
+    /// before the last successful renewal was sent. Clocks are assumed to run equally fast here and there.
+    pub fn certain_until(&self) -> Instant {
+        self.certain_until
+    }
+
+    fn accept(
+        &mut self,
+        reply: LeaseKeepAliveResponse,
+        sent: Instant,
+    ) -> Option<LeaseKeepAliveResponse> {
         let ttl = Duration::from_secs(u64::try_from(reply.ttl).ok().filter(|ttl| *ttl > 0)?);
         let now = Instant::now();
         self.expires = now + ttl;
+        self.certain_until = sent + ttl;
         self.due = now + ttl / 3;
         Some(reply)
     }
@@ -163,6 +204,7 @@ struct Renewals {
 impl Renewals {
     /// Opens the stream with a first request, because servers do not even say hello before they have an answer.
     async fn open(client: &Client, id: i64) -> Result<Self, Error> {
+        client.renew_token().await?;
         let mut requests = None;
         let replies = client
             .attempt(Retry::Repeatable, |channel| {

@@ -43,24 +43,28 @@ impl Txn {
         self
     }
 
+    /// Adds a read.
     #[must_use]
-    pub fn range(self, request: RangeRequest) -> Self {
-        self.operation(Request::RequestRange(request))
+    pub fn range(self, request: impl Into<RangeRequest>) -> Self {
+        self.operation(Request::RequestRange(request.into()))
     }
 
+    /// Adds a write. A transaction writes each key at most once.
     #[must_use]
-    pub fn put(self, request: PutRequest) -> Self {
-        self.operation(Request::RequestPut(request))
+    pub fn put(self, request: impl Into<PutRequest>) -> Self {
+        self.operation(Request::RequestPut(request.into()))
     }
 
+    /// Adds a deletion.
     #[must_use]
-    pub fn delete_range(self, request: DeleteRangeRequest) -> Self {
-        self.operation(Request::RequestDeleteRange(request))
+    pub fn delete_range(self, request: impl Into<DeleteRangeRequest>) -> Self {
+        self.operation(Request::RequestDeleteRange(request.into()))
     }
 
+    /// Adds a transaction, whose conditions are looked at when its turn comes.
     #[must_use]
-    pub fn txn(self, request: TxnRequest) -> Self {
-        self.operation(Request::RequestTxn(request))
+    pub fn txn(self, request: impl Into<TxnRequest>) -> Self {
+        self.operation(Request::RequestTxn(request.into()))
     }
 
     fn operation(mut self, request: Request) -> Self {
@@ -70,8 +74,82 @@ impl Txn {
         self
     }
 
+    /// The request, for [`Client::txn`](crate::Client::txn).
     pub fn into_request(self) -> TxnRequest {
         self.request
+    }
+}
+
+impl From<Txn> for TxnRequest {
+    fn from(txn: Txn) -> Self {
+        txn.into_request()
+    }
+}
+
+/// Begins a condition on a key.
+///
+/// ```
+/// use retcd_client::{Delete, Txn, key};
+///
+/// // Only if nobody has changed it since we have read it at revision 7.
+/// let txn = Txn::new().when(key("job").mod_revision_is(7)).delete_range(Delete::key("job"));
+/// ```
+pub fn key(key: impl Into<Bytes>) -> Condition {
+    Condition { key: key.into(), range_end: Bytes::new() }
+}
+
+/// Begins a condition that all keys with a prefix must meet.
+pub fn keys_with_prefix(prefix: impl Into<Bytes>) -> Condition {
+    let (key, range_end) = crate::prefix_range(prefix.into().into());
+    Condition { key: key.into(), range_end: range_end.into() }
+}
+
+/// A condition under construction; made by [`key()`] and [`keys_with_prefix`].
+#[derive(Debug, Clone)]
+pub struct Condition {
+    key: Bytes,
+    range_end: Bytes,
+}
+
+impl Condition {
+    /// There is no such key.
+    pub fn is_absent(self) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::CreateRevision(0))
+    }
+
+    /// There is such a key.
+    pub fn exists(self) -> Compare {
+        self.compare(CompareResult::NotEqual, TargetUnion::CreateRevision(0))
+    }
+
+    /// It was last written at this revision; 0 for a key that does not exist.
+    pub fn mod_revision_is(self, revision: i64) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::ModRevision(revision))
+    }
+
+    /// It has come into being at this revision; 0 for a key that does not exist.
+    pub fn create_revision_is(self, revision: i64) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::CreateRevision(revision))
+    }
+
+    /// It has been written this often since it came into being.
+    pub fn version_is(self, version: i64) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::Version(version))
+    }
+
+    /// It has this value. `false` for a key that does not exist.
+    pub fn value_is(self, value: impl Into<Bytes>) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::Value(value.into()))
+    }
+
+    /// It is under this lease; 0 for none.
+    pub fn lease_is(self, lease: i64) -> Compare {
+        self.compare(CompareResult::Equal, TargetUnion::Lease(lease))
+    }
+
+    /// Any other comparison: `operand` says with what, and of what.
+    pub fn compare(self, result: CompareResult, operand: TargetUnion) -> Compare {
+        Compare { range_end: self.range_end, ..compare(self.key, result, operand) }
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //! - ids are chosen here and never used twice, so a watch keeps its id on every stream;
-//! - `next_revision` is above every event that was handed out and not above any that was not.
+//! - `next_revision` is above every event that was handed out and not above any that was not: an answer that comes in
+//!   fragments counts when the last one is there, and what came of it before is forgotten when the stream breaks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,17 +18,18 @@ use retcd_api::etcdserverpb::watch_request::RequestUnion;
 use retcd_api::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
+use retcd_api::mvccpb::Event;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
 use crate::client::Retry;
 use crate::error::Failure;
-use crate::{Client, Error};
+use crate::identity::is_about_token;
+use crate::{Client, Error, namespace};
 
-/// Requests that may wait for the connection; more make [`Watcher::create`] wait. The watches of a broken stream are
-/// sent again on top of that.
-const REQUESTS_MAX: usize = 16;
+/// Refused tokens in a row after which a watch counts as refused itself.
+const REFUSED_TOKENS_MAX: usize = 3;
 /// Pause before a broken stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,11 +43,15 @@ pub struct Watcher {
     /// Progress requests that no stream has taken yet.
     progress_requests: usize,
     is_broken: bool,
+    /// How many tokens in a row were refused.
+    refused_tokens: usize,
 }
 
 #[derive(Debug)]
 struct Stream {
-    requests: mpsc::Sender<WatchRequest>,
+    /// Without a bound: a server that waits for us to read must not keep us from reading by not reading itself. What
+    /// can wait here is on the books of the watcher anyway.
+    requests: mpsc::UnboundedSender<WatchRequest>,
     replies: Streaming<WatchResponse>,
 }
 
@@ -56,6 +62,17 @@ struct Watch {
     next_revision: i64,
     /// Whether the server has answered the creation on the present stream.
     is_confirmed: bool,
+    /// The events of an answer whose last fragment is still to come.
+    fragments: Vec<Event>,
+}
+
+/// What [`Watcher::next_report`] tells.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The server has begun to watch; the header says since when.
+    Created(WatchResponse),
+    /// Events, progress or a cancellation.
+    Answer(WatchResponse),
 }
 
 impl Client {
@@ -68,35 +85,57 @@ impl Client {
             last_id: 0,
             progress_requests: 0,
             is_broken: false,
+            refused_tokens: 0,
         }
     }
 }
 
 impl Watcher {
     /// Adds a watch and returns its id, which its answers carry. The id in the request is ignored.
-    pub async fn create(&mut self, mut request: WatchCreateRequest) -> i64 {
+    #[allow(clippy::unused_async, reason = "callers should not depend on that it need not wait")]
+    pub async fn create(&mut self, request: impl Into<WatchCreateRequest>) -> i64 {
+        self.begin(request.into())
+    }
+
+    /// Ends a watch. It has no further answers.
+    #[allow(clippy::unused_async, reason = "callers should not depend on that it need not wait")]
+    pub async fn cancel(&mut self, id: i64) {
+        self.end(id);
+    }
+
+    /// As [`Self::create`].
+    pub(crate) fn begin(&mut self, mut request: WatchCreateRequest) -> i64 {
+        namespace::add_to_range(&self.client.namespace, &mut request.key, &mut request.range_end);
         self.last_id += 1;
         request.watch_id = self.last_id;
-        let watch = Watch { next_revision: request.start_revision, request, is_confirmed: false };
-        self.send(watch.creation()).await;
+        let next_revision = request.start_revision;
+        let watch = Watch { next_revision, request, is_confirmed: false, fragments: Vec::new() };
+        self.send(watch.creation());
         self.watches.insert(self.last_id, watch);
         self.last_id
     }
 
-    /// Ends a watch. It has no further answers.
-    pub async fn cancel(&mut self, id: i64) {
-        if self.watches.remove(&id).is_some() {
-            self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id })).await;
-        }
+    /// Ends a watch and returns the request that would make another one go on where it was. `None` when there is no
+    /// such watch.
+    pub(crate) fn end(&mut self, id: i64) -> Option<WatchCreateRequest> {
+        let watch = self.watches.remove(&id)?;
+        self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id }));
+        Some(WatchCreateRequest { start_revision: watch.next_revision, ..watch.request })
     }
 
     /// Asks how far the watches are, if there are any. The answer has id -1, no events, and comes once none of them lags behind.
+    #[allow(clippy::unused_async, reason = "callers should not depend on that it need not wait")]
     pub async fn request_progress(&mut self) {
+        self.ask_for_progress();
+    }
+
+    /// As [`Self::request_progress`].
+    pub(crate) fn ask_for_progress(&mut self) {
         if self.watches.is_empty() {
             return;
         }
         if self.stream.is_some() {
-            self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+            self.send(RequestUnion::ProgressRequest(WatchProgressRequest {}));
         } else {
             self.progress_requests += 1;
         }
@@ -115,6 +154,15 @@ impl Watcher {
     /// Only those that no other endpoint could help with; they end every watch.
     pub async fn next(&mut self) -> Result<WatchResponse, Error> {
         loop {
+            if let Report::Answer(reply) = self.next_report().await? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// As [`Self::next`], and tells of creations, too.
+    pub(crate) async fn next_report(&mut self) -> Result<Report, Error> {
+        loop {
             let result = match &mut self.stream {
                 Some(stream) => stream.receive().await,
                 // A server says nothing on a stream without watches, not even hello.
@@ -124,15 +172,14 @@ impl Watcher {
             match result {
                 Ok(Some(reply)) => {
                     self.is_broken = false;
-                    if let Some(reply) = self.note(reply) {
-                        return Ok(reply);
+                    if self.is_refused_token(&reply) {
+                        self.reopen_later();
+                    } else if let Some(report) = self.note(reply) {
+                        return Ok(report);
                     }
                 }
                 Ok(None) => {}
-                Err(error) if error.is_passing() => {
-                    self.stream = None;
-                    self.is_broken = true;
-                }
+                Err(error) if error.is_passing() => self.reopen_later(),
                 Err(error) => {
                     self.stream = None;
                     self.watches.clear();
@@ -142,10 +189,27 @@ impl Watcher {
         }
     }
 
+    /// Gives the stream up. Another one takes its place, after a pause.
+    fn reopen_later(&mut self) {
+        self.stream = None;
+        self.is_broken = true;
+        self.watches.values_mut().for_each(|watch| watch.fragments.clear());
+    }
+
+    /// Whether a watch was refused for a token that the next stream will not have.
+    fn is_refused_token(&mut self, reply: &WatchResponse) -> bool {
+        let is_refused = reply.created
+            && self.client.is_user()
+            && cancellation(reply).is_some_and(|error| is_about_token(&error));
+        self.refused_tokens = if is_refused { self.refused_tokens + 1 } else { 0 };
+        is_refused && self.refused_tokens <= REFUSED_TOKENS_MAX
+    }
+
     async fn open(&mut self) -> Result<(), Error> {
         if self.is_broken {
             tokio::time::sleep(REOPEN_PAUSE).await;
         }
+        self.client.renew_token().await?;
         let client = &self.client;
         let progress = || RequestUnion::ProgressRequest(WatchProgressRequest {});
         let first: Vec<RequestUnion> = (self.watches.values().map(Watch::creation))
@@ -154,14 +218,12 @@ impl Watcher {
         let mut requests = None;
         let replies = client
             .attempt(Retry::Repeatable, |channel| {
-                let (sender, receiver) = mpsc::channel(REQUESTS_MAX + first.len());
+                let (sender, receiver) = mpsc::unbounded_channel();
                 for request in &first {
-                    sender
-                        .try_send(wrap(request.clone()))
-                        .expect("the queue has room for all of them");
+                    sender.send(wrap(request.clone())).expect("the receiver is right here");
                 }
                 requests = Some(sender);
-                let request = client.stream_request(ReceiverStream::new(receiver));
+                let request = client.stream_request(UnboundedReceiverStream::new(receiver));
                 let mut service =
                     WatchClient::new(channel).max_decoding_message_size(client.response_bytes_max);
                 async move { service.watch(request).await }
@@ -175,24 +237,38 @@ impl Watcher {
     }
 
     /// Sends, if there is a stream. If there is none, or it breaks, opening the next one sends what matters again.
-    async fn send(&mut self, request: RequestUnion) {
+    fn send(&mut self, request: RequestUnion) {
         if let Some(stream) = &self.stream {
-            let _ = stream.requests.send(wrap(request)).await;
+            let _ = stream.requests.send(wrap(request));
         }
     }
 
     /// Keeps the books; `None` for answers that only matter here.
-    fn note(&mut self, reply: WatchResponse) -> Option<WatchResponse> {
+    fn note(&mut self, mut reply: WatchResponse) -> Option<Report> {
         if reply.canceled {
-            return self.watches.remove(&self.canceled_id(&reply)).map(|_| reply);
+            let id = self.canceled_id(&reply);
+            self.watches.remove(&id)?;
+            // A refused creation may come back without its id; here it is.
+            reply.watch_id = id;
+            return Some(Report::Answer(reply));
         }
         let revision = reply.header.map_or(0, |header| header.revision);
         if let Some(watch) = self.watches.get_mut(&reply.watch_id) {
+            if reply.fragment {
+                watch.fragments.append(&mut reply.events);
+                return None;
+            }
+            if !watch.fragments.is_empty() {
+                let last =
+                    std::mem::replace(&mut reply.events, std::mem::take(&mut watch.fragments));
+                reply.events.extend(last);
+            }
             watch.advance(&reply, revision);
         } else if reply.watch_id >= 0 {
             return None;
         }
-        (!reply.created).then_some(reply)
+        namespace::strip_events(&self.client.namespace, &mut reply.events);
+        Some(if reply.created { Report::Created(reply) } else { Report::Answer(reply) })
     }
 
     /// A refused creation comes back without its id. Requests are answered in order, so it is the oldest watch that
@@ -274,7 +350,15 @@ mod tests {
     use super::*;
     use crate::Config;
     use retcd_api::etcdserverpb::ResponseHeader;
-    use retcd_api::mvccpb::{Event, KeyValue};
+    use retcd_api::mvccpb::KeyValue;
+
+    /// What a caller would be told.
+    fn told(report: Option<Report>) -> Option<WatchResponse> {
+        match report {
+            Some(Report::Answer(reply)) => Some(reply),
+            Some(Report::Created(_)) | None => None,
+        }
+    }
 
     async fn watcher(start_revisions: &[i64]) -> Watcher {
         let mut watcher = Client::new(&Config::default()).unwrap().watcher();
@@ -305,9 +389,9 @@ mod tests {
         let mut watcher = watcher(&[0, 5]).await;
         let next = |watcher: &Watcher, id| watcher.watches[&id].next_revision;
 
-        assert_eq!(watcher.note(WatchResponse { created: true, ..reply(1, 10) }), None);
+        assert_eq!(told(watcher.note(WatchResponse { created: true, ..reply(1, 10) })), None);
         assert_eq!(next(&watcher, 1), 11, "\"from now\" must mean the same on the next stream");
-        assert_eq!(watcher.note(WatchResponse { created: true, ..reply(2, 10) }), None);
+        assert_eq!(told(watcher.note(WatchResponse { created: true, ..reply(2, 10) })), None);
         assert_eq!(next(&watcher, 2), 5, "history is still to come");
 
         assert!(watcher.note(with_event(reply(2, 10), 7)).is_some());
@@ -315,6 +399,27 @@ mod tests {
         assert!(watcher.note(reply(2, 20)).is_some());
         assert_eq!(next(&watcher, 2), 21);
         assert!(watcher.note(reply(-1, 30)).is_some(), "progress of the whole stream");
+    }
+
+    #[tokio::test]
+    async fn fragments_become_one_answer_or_none() {
+        let mut watcher = watcher(&[5]).await;
+        let fragment =
+            |revision| WatchResponse { fragment: true, ..with_event(reply(1, 10), revision) };
+        assert!(watcher.note(fragment(7)).is_none());
+        assert!(watcher.note(fragment(7)).is_none());
+        assert_eq!(watcher.watches[&1].next_revision, 5, "half an answer is none");
+        let whole = told(watcher.note(with_event(reply(1, 10), 8))).unwrap();
+        let revisions: Vec<i64> =
+            whole.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision).collect();
+        assert_eq!(revisions, [7, 7, 8]);
+        assert_eq!(watcher.watches[&1].next_revision, 9);
+
+        watcher.note(fragment(9));
+        watcher.reopen_later();
+        assert_eq!(watcher.watches[&1].next_revision, 9, "the next stream sends all of it again");
+        let whole = told(watcher.note(with_event(reply(1, 10), 9))).unwrap();
+        assert_eq!(whole.events.len(), 1, "and the pieces from before are forgotten");
     }
 
     #[tokio::test]

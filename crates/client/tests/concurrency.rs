@@ -1,6 +1,8 @@
 //! Sessions, locks, elections and transactions against a real server.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod common;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use retcd_client::concurrency::{Election, Error, Isolation, Mutex, Session, Stm,
 use retcd_client::{Client, Config, Txn, prefix_end};
 use retcd_testkit::{Member, SOON, server_binary};
 use tokio::time::timeout;
+
+also_with_older_servers!();
 
 fn member() -> Member {
     Member::start(&server_binary(), &[])

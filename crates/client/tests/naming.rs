@@ -1,17 +1,23 @@
 //! Services by name, against real servers. The services are servers of etcd, too: each knows who it is.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use retcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use retcd_api::etcdserverpb::{CompactionRequest, PutRequest, StatusRequest};
-use retcd_client::naming::{Endpoint, Endpoints, Error, Update, resolve, resolve_with};
+use retcd_client::naming::{
+    Endpoint, Endpoints, Error, ServiceChannel, Update, resolve, resolve_with,
+};
 use retcd_client::{Client, Config};
 use retcd_testkit::{Member, SOON, server_binary};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::Channel;
+
+also_with_older_servers!();
 
 fn member() -> Member {
     Member::start(&server_binary(), &[])
@@ -42,7 +48,7 @@ async fn until_known(known: &mut watch::Receiver<BTreeMap<String, Endpoint>>, co
 }
 
 /// Calls until all of `expected` have answered. Every call must succeed.
-async fn until_answered(channel: Channel, expected: &BTreeSet<u64>) {
+async fn until_answered(channel: ServiceChannel, expected: &BTreeSet<u64>) {
     let mut stub = MaintenanceClient::new(channel);
     let mut answered = BTreeSet::new();
     let calling = async {

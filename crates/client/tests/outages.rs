@@ -1,12 +1,16 @@
 //! What a client notices of members that are down, hang or come back.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod common;
+
 use std::time::Duration;
 
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchResponse};
 use retcd_client::{Client, Config, Error, Watcher};
 use retcd_testkit::{Member, SOON, free_port, server_binary};
+
+also_with_older_servers!();
 
 fn member() -> Member {
     Member::start(&server_binary(), &[])

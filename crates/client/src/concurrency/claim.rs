@@ -6,6 +6,7 @@
 //! - a session makes no claim while it still releases another one, so a late release cannot hit a new claim;
 //! - only the key with this very create revision is deleted, or one under our lease when that is not known.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +52,12 @@ pub(super) struct Staked {
 /// The prefix of all claims for `name`.
 pub(super) fn prefix(name: &str) -> Bytes {
     format!("{name}/").into()
+}
+
+/// A prefix below `prefix` that no other claim has: for sessions that may have several.
+pub(super) fn unique_prefix(prefix: &str) -> Bytes {
+    // Each `RandomState` hashes differently.
+    format!("{prefix}/{:x}-", RandomState::new().build_hasher().finish()).into()
 }
 
 /// The claims under `prefix`, the first one only.
@@ -145,6 +152,10 @@ impl Claim {
         &self.key
     }
 
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     pub(super) fn create_revision(&self) -> i64 {
         self.create_revision
     }
@@ -156,8 +167,13 @@ impl Claim {
 
     /// Waits until the queue begins with this claim.
     pub(super) async fn wait_turn(&self) -> Result<(), Error> {
+        self.wait_turn_behind(&self.prefix).await
+    }
+
+    /// Waits until nobody is left under `prefix` who came before this claim.
+    pub(super) async fn wait_turn_behind(&self, prefix: &Bytes) -> Result<(), Error> {
         tokio::select! {
-            result = self.wait_for_those_before() => result?,
+            result = self.wait_for_those_before(prefix) => result?,
             () = self.session.done() => return Err(Error::SessionExpired),
         }
         // The claim itself may have gone meanwhile; then the turn is not ours.
@@ -166,14 +182,14 @@ impl Claim {
         if reply.succeeded { Ok(()) } else { Err(Error::SessionExpired) }
     }
 
-    async fn wait_for_those_before(&self) -> Result<(), Error> {
+    async fn wait_for_those_before(&self, prefix: &Bytes) -> Result<(), Error> {
         let client = self.session.client();
         loop {
             let before = RangeRequest {
                 max_create_revision: self.create_revision - 1,
                 sort_order: SortOrder::Descend.into(),
                 keys_only: true,
-                ..first_claim(&self.prefix)
+                ..first_claim(prefix)
             };
             let reply = client.range(before).await?;
             let Some(before) = reply.kvs.into_iter().next() else {
@@ -247,12 +263,17 @@ fn may_have_happened(error: &Error) -> bool {
     match error {
         Error::Client(crate::Error::DeadlineExceeded { .. }) => true,
         Error::Client(error) => error.is_passing() || error.rpc() == Some(&RpcError::NoLeader),
-        Error::Locked | Error::SessionExpired | Error::NotLeader | Error::NoLeader => false,
+        Error::Locked
+        | Error::SessionExpired
+        | Error::NotLeader
+        | Error::NoLeader
+        | Error::TooManyClients
+        | Error::ForeignItem(_) => false,
     }
 }
 
 /// Waits until `key` is deleted at `revision` or later.
-async fn wait_deleted(client: &Client, key: Bytes, revision: i64) -> Result<(), Error> {
+pub(super) async fn wait_deleted(client: &Client, key: Bytes, revision: i64) -> Result<(), Error> {
     let request = WatchCreateRequest { key, start_revision: revision, ..Default::default() };
     let mut subscription = client.watch(request).await;
     loop {

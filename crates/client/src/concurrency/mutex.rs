@@ -33,7 +33,7 @@ pub struct Mutex {
 #[derive(Debug)]
 #[must_use = "the mutex is released when this is dropped"]
 pub struct Locked {
-    claim: Claim,
+    pub(super) claim: Claim,
 }
 
 impl Mutex {

@@ -10,6 +10,7 @@ use retcd_api::error::RpcError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::{Client, Error, KeepAlive};
 
@@ -41,8 +42,8 @@ pub struct Session {
 struct Shared {
     client: Client,
     lease: i64,
-    /// Closed when the renewing task has ended.
-    alive: watch::Receiver<()>,
+    /// Until when the lease exists for certain. Closed when the renewing task has ended.
+    alive: watch::Receiver<Instant>,
     renewing: AbortHandle,
     runtime: Handle,
     /// How many claims are being made or released right now.
@@ -71,7 +72,7 @@ impl Session {
     pub fn with_lease(client: &Client, lease: i64) -> Self {
         // Not the timeout of single calls decides when the lease is lost, but its time to live.
         let renewals = client.without_timeout().lease_keep_alive(lease);
-        let (sender, alive) = watch::channel(());
+        let (sender, alive) = watch::channel(renewals.certain_until());
         let renewing = tokio::spawn(renew(renewals, sender)).abort_handle();
         let shared = Shared {
             client: client.clone(),
@@ -102,6 +103,13 @@ impl Session {
     /// Whether the session is over.
     pub fn is_done(&self) -> bool {
         self.shared.alive.has_changed().is_err()
+    }
+
+    /// Whether the lease exists for certain at this moment. Unlike [`Self::is_done`] this is true to a process that was
+    /// paused: it looks at the clock, not at whether somebody has had the time to notice. `false` before the first
+    /// renewal is through, and when renewals are late.
+    pub fn is_certain(&self) -> bool {
+        !self.is_done() && Instant::now() < *self.shared.alive.borrow()
     }
 
     /// Ends the session and revokes its lease, which deletes the keys under it. Clones are closed as well.
@@ -153,7 +161,9 @@ impl Drop for Change {
     }
 }
 
-/// Renews until the lease is lost. The drop of `_alive` tells those who wait.
-async fn renew(mut renewals: KeepAlive, _alive: watch::Sender<()>) {
-    while let Ok(Some(_)) = renewals.next().await {}
+/// Renews until the lease is lost. The drop of `alive` tells those who wait.
+async fn renew(mut renewals: KeepAlive, alive: watch::Sender<Instant>) {
+    while let Ok(Some(_)) = renewals.next().await {
+        alive.send_replace(renewals.certain_until());
+    }
 }

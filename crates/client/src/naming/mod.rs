@@ -2,16 +2,17 @@
 //!
 //! An instance of service `my-service` is a key below `my-service/` whose value is
 //! `{"Op":0,"Addr":"10.0.0.7:80","Metadata":…}`; under the lease of the instance, so that it disappears with its
-//! host. [`Endpoints`] writes, lists and watches such keys; [`resolve`] feeds them to a tonic channel that spreads
-//! its calls over them.
+//! host. [`Endpoints`] writes, lists and watches such keys; [`resolve`] makes a channel that follows them, for any tonic
+//! client stub, with gRPC's policies round-robin and pick-first.
 //!
 //! What is known stays known while the cluster is away: endpoints only go when their keys do.
 
 mod endpoints;
+mod pool;
 mod resolver;
 
 pub use endpoints::{Endpoint, EndpointWatch, Endpoints, Update};
-pub use resolver::{BalancedChannel, resolve, resolve_with};
+pub use resolver::{BalancedChannel, Policy, Resolver, ServiceChannel, resolve, resolve_with};
 
 /// Why naming could not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
