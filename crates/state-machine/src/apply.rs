@@ -72,8 +72,17 @@ impl Applier<'_> {
         if entry.data.is_empty() {
             return Ok(applied);
         }
-        let request = pb::InternalRaftRequest::decode(entry.data.clone())
-            .map_err(|error| Failure::because(format!("log entry {}", entry.index), error))?;
+        let request = match pb::InternalRaftRequest::decode(entry.data.clone()) {
+            Ok(request) => request,
+            Err(error) => {
+                // What etcd 3.5 says to the v2 store means something to the cluster's members only.
+                let request = pb::Request::decode(entry.data.clone())
+                    .map_err(|_| Failure::because(format!("log entry {}", entry.index), error))?;
+                let changes = self.store.cluster.apply_v2(&request);
+                applied.outcome = Ok(self.changed(changes));
+                return Ok(applied);
+            }
+        };
         let header_id = request.header.as_ref().map_or(0, |header| header.id);
         applied.request_id = if header_id != 0 { header_id } else { request.id };
         let is_wanted = applied.request_id != 0 && wants(applied.request_id);

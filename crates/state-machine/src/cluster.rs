@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use retcd_api::etcdserverpb as pb;
 use retcd_api::membershippb;
 use retcd_api::raftpb::{ConfChange, ConfChangeType};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,19 @@ struct Addition {
     /// The member exists as a learner and becomes a voter; nothing else of it changes.
     #[serde(default)]
     is_promote: bool,
+}
+
+/// Where the v2 store has the members and the version.
+const V2_MEMBERS: &str = "/0/members/";
+const V2_VERSION: &str = "/0/version";
+
+/// A member's attributes there.
+#[derive(Debug, Deserialize)]
+struct V2Attributes {
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "clientURLs", default, deserialize_with = "null_as_empty")]
+    client_urls: Vec<String>,
 }
 
 /// The state of a downgrade.
@@ -235,6 +249,28 @@ impl Cluster {
         self.stored(request.member_id)
     }
 
+    /// What etcd 3.5 writes into its v2 store: a member's name and client URLs, and the cluster version. Other paths are
+    /// of no interest.
+    pub(crate) fn apply_v2(&mut self, request: &pb::Request) -> Vec<Change> {
+        if request.method != "PUT" {
+            return Vec::new();
+        }
+        if request.path == V2_VERSION {
+            return self.set_version(&request.val);
+        }
+        let id =
+            request.path.strip_prefix(V2_MEMBERS).and_then(|path| path.strip_suffix("/attributes"));
+        let id = id.and_then(|id| u64::from_str_radix(id, 16).ok());
+        let attributes = serde_json::from_str::<V2Attributes>(&request.val);
+        let (Some(member_id), Ok(attributes)) = (id, attributes) else { return Vec::new() };
+        let member_attributes =
+            membershippb::Attributes { name: attributes.name, client_urls: attributes.client_urls };
+        self.set_attributes(&membershippb::ClusterMemberAttrSetRequest {
+            member_id,
+            member_attributes: Some(member_attributes),
+        })
+    }
+
     /// The storage version follows the cluster version, from the release on that knows one.
     pub(crate) fn set_version(&mut self, version: &str) -> Vec<Change> {
         self.version = Some(version.to_owned());
@@ -385,6 +421,37 @@ mod tests {
         cluster.apply(&promote).unwrap();
         assert_eq!(cluster.member(2).unwrap(), &member(2, "http://d:1"));
         assert_eq!(check(&cluster, &promote), Err(Rejection::MemberNotLearner(2)));
+    }
+
+    #[test]
+    fn members_of_etcd_3_5_publish_themselves_through_the_v2_store() {
+        let mut cluster = cluster(&[member(0x1a, "http://a:1")]);
+        let put = |path: &str, val: &str| pb::Request {
+            id: 1,
+            method: "PUT".into(),
+            path: path.into(),
+            val: val.into(),
+        };
+        cluster.apply_v2(&put(
+            "/0/members/1a/attributes",
+            r#"{"name":"n","clientURLs":["http://a:2"]}"#,
+        ));
+        let known = cluster.member(0x1a).unwrap();
+        assert_eq!(
+            (known.name.as_str(), known.client_urls.as_slice()),
+            ("n", &["http://a:2".to_owned()][..])
+        );
+        cluster.apply_v2(&put("/0/version", "3.5.0"));
+        assert_eq!(cluster.version(), Some("3.5.0"));
+        let nothing = [
+            put("/0/members/1a/attributes", "no JSON"),
+            put("/0/members/zz/attributes", "{}"),
+            put("/1/anything", "v"),
+            pb::Request { method: "SYNC".into(), ..pb::Request::default() },
+        ];
+        for request in nothing {
+            assert!(cluster.apply_v2(&request).is_empty(), "{request:?}");
+        }
     }
 
     #[test]
