@@ -76,27 +76,31 @@ impl Exporter {
         permit: OwnedSemaphorePermit,
         is_for_member: bool,
     ) -> Result<Export, RpcError> {
-        let state = self.storage.pin().await?.map_err(|failure| unknown(&failure))?;
+        let pinned = self.storage.pin().await?.map_err(|failure| unknown(&failure))?;
+        let state = stored::durable_state(&pinned).map_err(|failure| unknown(&failure))?;
+        let state = state.ok_or_else(|| unknown(&Error::Empty))?;
+        let hold = is_for_member.then(|| self.storage.exports().hold(state.index));
         let (opened, measured) = oneshot::channel();
         let (sender, chunks) = chunks();
-        let task = Task {
-            state,
-            sender,
-            metrics: self.metrics.clone(),
-            storage: self.storage.clone(),
-            is_for_member,
-            _permit: permit,
-        };
+        let task = Task { pinned, sender, metrics: self.metrics.clone(), hold, _permit: permit };
         tokio::task::spawn_blocking(move || task.run(opened));
-        let Opened { state, membership, storage_version, layout } =
-            measured.await.map_err(|_| RpcError::Stopped)?.map_err(|error| unknown(&error))?;
+        let measured = measured.await.map_err(|_| RpcError::Stopped)?;
+        let Opened { membership, storage_version, layout } =
+            measured.map_err(|error| unknown(&error))?;
         let bytes = layout.size_bytes();
         Ok(Export { state, membership, storage_version, bytes, chunks })
     }
 }
 
+/// A fault of this member, with its causes.
 fn unknown(error: &dyn std::error::Error) -> RpcError {
-    RpcError::other(Code::Unknown, error.to_string())
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    RpcError::other(Code::Unknown, text)
 }
 
 impl SnapshotSource for Exporter {
@@ -132,7 +136,6 @@ fn with_state(
 
 /// What is known before the first byte.
 struct Opened {
-    state: DurableState,
     membership: Vec<u8>,
     storage_version: String,
     layout: Layout,
@@ -140,11 +143,11 @@ struct Opened {
 
 /// One export, on a thread of its own.
 struct Task {
-    state: Pinned,
+    pinned: Pinned,
     sender: ChunkSender,
     metrics: Arc<Metrics>,
-    storage: StorageHandle,
-    is_for_member: bool,
+    /// Of an export to a member.
+    hold: Option<Hold>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -158,7 +161,6 @@ impl Task {
                 return;
             }
         };
-        let hold = self.is_for_member.then(|| self.storage.exports().hold(measured.state.index));
         let layout = measured.layout;
         if opened.send(Ok(measured)).is_err() {
             // Whoever asked has gone.
@@ -167,7 +169,7 @@ impl Task {
         match self.stream(layout) {
             Ok(()) => {
                 if self.sender.blocking_finish().is_ok() {
-                    hold.into_iter().for_each(Hold::complete);
+                    self.hold.into_iter().for_each(Hold::complete);
                 }
                 self.metrics
                     .disk_backend_snapshot_duration_seconds
@@ -179,19 +181,18 @@ impl Task {
     }
 
     fn measure(&self) -> Result<Opened, Error> {
-        let state = stored::durable_state(&self.state)?.ok_or(Error::Empty)?;
-        let membership = Membership::read(&self.state)?.to_store_json();
-        let storage_version = stored::storage_version(&self.state)?;
+        let membership = Membership::read(&self.pinned)?.to_store_json();
+        let storage_version = stored::storage_version(&self.pinned)?;
         let mut writer = Writer::measuring(PageSize::DEFAULT);
-        bbolt::write(&self.state, &mut writer)?;
-        Ok(Opened { state, membership, storage_version, layout: writer.finish()? })
+        bbolt::write(&self.pinned, &mut writer)?;
+        Ok(Opened { membership, storage_version, layout: writer.finish()? })
     }
 
     fn stream(&self, layout: Layout) -> Result<(), Error> {
         let mut writer = Writer::streaming(ToChunks(&self.sender), layout)?;
-        bbolt::write(&self.state, &mut writer)?;
+        bbolt::write(&self.pinned, &mut writer)?;
         writer.finish()?;
-        Ok(self.state.trim_resident()?)
+        Ok(self.pinned.trim_resident()?)
     }
 }
 

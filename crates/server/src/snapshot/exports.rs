@@ -42,21 +42,11 @@ impl Default for Exports {
 }
 
 impl Exports {
-    /// How many members are being sent a database, or have lately got one and will ask for what is behind it. While
-    /// there are any, etcd does not cut its log.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.current(Instant::now()).len()
-    }
-
-    /// The lowest state among them: entries above this index will be asked for.
+    /// The lowest state that a member is being sent, or has lately got: it will ask for the entries above this index, so
+    /// the log must keep them. The commit thread asks all the time.
     pub(crate) fn lowest_index(&self) -> Option<u64> {
-        self.current(Instant::now()).into_iter().min()
-    }
-
-    fn current(&self, now: Instant) -> Vec<u64> {
         let mut holds = self.holds.lock();
-        holds.retain(|_, held| held.until.is_none_or(|until| now < until));
-        holds.values().map(|held| held.index).collect()
+        if holds.is_empty() { None } else { lowest(&mut holds, Instant::now()) }
     }
 
     /// Notes an export to a member.
@@ -66,6 +56,12 @@ impl Exports {
         holds.insert(number, Held { index, until: None });
         Hold { exports: self.clone(), number }
     }
+}
+
+/// Forgets those whose time is over.
+fn lowest(holds: &mut BTreeMap<u64, Held>, now: Instant) -> Option<u64> {
+    holds.retain(|_, held| held.until.is_none_or(|until| now < until));
+    holds.values().map(|held| held.index).min()
 }
 
 /// An export that is noted. Dropped before [`complete`](Self::complete), it is forgotten at once.
@@ -104,15 +100,16 @@ mod tests {
     #[test]
     fn the_lowest_state_is_kept_until_its_receiver_had_time() {
         let exports = Exports::default();
-        assert_eq!((exports.in_flight(), exports.lowest_index()), (0, None));
+        assert_eq!(exports.lowest_index(), None);
         let (first, second) = (exports.hold(7), exports.hold(9));
-        assert_eq!((exports.in_flight(), exports.lowest_index()), (2, Some(7)));
+        assert_eq!(exports.lowest_index(), Some(7));
         drop(first);
-        assert_eq!((exports.in_flight(), exports.lowest_index()), (1, Some(9)));
+        assert_eq!(exports.lowest_index(), Some(9));
         let sent = Instant::now();
         second.complete_at(sent);
-        assert_eq!(exports.current(sent + LINGER - Duration::from_millis(1)), [9]);
-        assert_eq!(exports.current(sent + LINGER), [0; 0]);
-        assert_eq!((exports.in_flight(), exports.lowest_index()), (0, None));
+        let just_before = sent + Duration::from_secs(29);
+        assert_eq!(lowest(&mut exports.holds.lock(), just_before), Some(9));
+        assert_eq!(lowest(&mut exports.holds.lock(), sent + LINGER), None);
+        assert_eq!(exports.lowest_index(), None);
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use retcd_api::raftpb::SnapshotMetadata;
 use retcd_bbolt::Database;
 use retcd_state_machine::schema::{Bucket, meta};
-use retcd_storage::backend::{LmdbBackend, Loader};
+use retcd_storage::backend::{LmdbBackend, Loader, Options};
 use retcd_storage::data_dir::Layout;
 
-use super::received::{Received, Temporary};
+use super::received::Received;
 use super::{Error, bbolt, stored};
 use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
 
@@ -88,8 +88,8 @@ pub(super) fn convert(
 ) -> Result<(), Error> {
     let file = file.try_clone().map_err(Error::io("open", &received.bbolt_path(snapshot.index)))?;
     let database = Database::open(file)?;
-    let temporary: Temporary = received.temporary("snap.lmdb");
-    let mut loader = Loader::create(temporary.path(), received.options())?;
+    let temporary = received.temporary("snap.lmdb");
+    let mut loader = Loader::create(temporary.path(), Options::default())?;
     let found = bbolt::load(&database, &mut loader)?;
     if found.index < snapshot.index {
         return Err(Error::Old { found: found.index, announced: snapshot.index });

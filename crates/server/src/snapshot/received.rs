@@ -54,10 +54,6 @@ impl Received {
         self.dir.join(format!("{index:016x}{CONVERTED_SUFFIX}"))
     }
 
-    pub(super) fn options(&self) -> Options {
-        Options::default()
-    }
-
     /// A name for a file in the making; no other one has it, now or later.
     pub(super) fn temporary(&self, what: &str) -> Temporary {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -68,11 +64,11 @@ impl Received {
 
     pub(super) fn take(&self, index: u64) -> Result<LmdbBackend, Error> {
         let path = self.converted_path(index);
-        Ok(LmdbBackend::open_as(&path, &self.backend_path, self.options())?)
+        Ok(LmdbBackend::open_as(&path, &self.backend_path, Options::default())?)
     }
 
     fn recover(&self, snapshot: &walpb::Snapshot) -> Result<LmdbBackend, Error> {
-        let own = LmdbBackend::open(&self.backend_path, self.options())?;
+        let own = LmdbBackend::open(&self.backend_path, Options::default())?;
         let applied = stored::applied_index(&own.pin()?)?;
         let backend = if applied < snapshot.index {
             drop(own);
