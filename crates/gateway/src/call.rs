@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{AUTHORIZATION, UPGRADE};
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use retcd_api::error::{Code, RpcError};
@@ -17,6 +17,8 @@ use crate::routes;
 /// Headers that begin so are gRPC metadata under the rest of their name.
 const METADATA_PREFIX: &str = "grpc-metadata-";
 const TIMEOUT: &str = "grpc-timeout";
+/// W3C's name of the span that a request belongs to. etcd's gateway leaves it out.
+const TRACEPARENT: &str = "traceparent";
 
 /// The gRPC services behind the gateway.
 ///
@@ -89,10 +91,6 @@ where
 {
     let not_found = || RpcError::other(Code::NotFound, "Not Found");
     let (path, method) = routes::find(head.uri.path()).ok_or_else(not_found)?;
-    if head.headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
-    {
-        return Err(RpcError::other(Code::Unimplemented, "WebSocket is not supported"));
-    }
     if head.method != Method::POST {
         return Err(RpcError::other(Code::Unimplemented, "Method Not Allowed"));
     }
@@ -126,13 +124,13 @@ async fn before<T>(
     outcome.unwrap_or(Err(RpcError::ContextDeadlineExceeded))
 }
 
-/// What the services see of the headers: the token, and what says of itself that it is metadata.
+/// What the services see of the headers: the token, the span, and what says of itself that it is metadata.
 fn metadata(headers: &HeaderMap) -> HeaderMap {
     let mut metadata = HeaderMap::new();
     for (name, value) in headers {
         let name = match name.as_str().strip_prefix(METADATA_PREFIX) {
             Some(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
-            None => (name == AUTHORIZATION).then_some(AUTHORIZATION),
+            None => (name == AUTHORIZATION || name == TRACEPARENT).then(|| name.clone()),
         };
         if let Some(name) = name {
             metadata.append(name, value.clone());
@@ -172,4 +170,4 @@ fn timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,15 +11,21 @@
 //! polls the call, which polls the requests ([`Requests`]). So a slow reader holds up nobody but itself, and when the
 //! client goes, all of it is dropped with its connection.
 //!
-//! What does not exist is answered as etcd's gateway does, with a gRPC status as JSON. WebSocket is refused.
+//! What does not exist is answered as etcd's gateway does, with a gRPC status as JSON. Over WebSocket ([`Upgrade`]) the
+//! same calls have messages where the body has lines. [`openapi`] describes all of it for programs.
 
 mod call;
+mod frames;
+mod openapi;
 mod reply;
 mod requests;
 mod routes;
 mod values;
+mod websocket;
 
 pub use call::{Answers, Limits, Services, handle, serves};
+pub use openapi::document as openapi;
 pub use reply::{Body, Lines};
 pub use requests::Requests;
 pub use routes::{Route, all as routes};
+pub use websocket::{Upgrade, is_upgrade, refuse as refuse_upgrade};

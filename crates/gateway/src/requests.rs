@@ -8,6 +8,7 @@ use http_body::Body;
 use retcd_api::error::{Code, RpcError};
 use retcd_api::json::Method;
 
+use crate::call::Limits;
 use crate::values::Values;
 
 /// The most bytes of JSON that one byte of a message takes: base64 makes four characters of three bytes, and each of
@@ -74,7 +75,8 @@ impl Requests {
             if self.is_ended {
                 return Poll::Ready(None);
             }
-            if self.values.len() > self.json_bytes_max() {
+            let limits = Limits { message_bytes_max: self.message_bytes_max };
+            if self.values.len() > json_bytes_max(limits) {
                 return Poll::Ready(Some(Err(self.too_large(self.values.len()))));
             }
             match ready!(self.body.poll_chunk(context)) {
@@ -104,12 +106,6 @@ impl Requests {
         Ok(message.into())
     }
 
-    fn json_bytes_max(&self) -> usize {
-        self.message_bytes_max
-            .saturating_mul(JSON_BYTES_PER_MESSAGE_BYTE)
-            .saturating_add(JSON_OVERHEAD_BYTES)
-    }
-
     /// The text of the gRPC transport, which is where etcd's gateway meets this limit.
     fn too_large(&self, bytes: usize) -> RpcError {
         let max = self.message_bytes_max;
@@ -118,6 +114,14 @@ impl Requests {
             format!("grpc: received message larger than max ({bytes} vs. {max})"),
         )
     }
+}
+
+/// As long as the JSON of a request of the largest size can get.
+pub(crate) fn json_bytes_max(limits: Limits) -> usize {
+    let Limits { message_bytes_max } = limits;
+    message_bytes_max
+        .saturating_mul(JSON_BYTES_PER_MESSAGE_BYTE)
+        .saturating_add(JSON_OVERHEAD_BYTES)
 }
 
 fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> RpcError {

@@ -1,22 +1,27 @@
 //! What a browser, a probe or Prometheus asks on the HTTP side of the client port.
 //!
 //! Paths, methods, statuses and bodies are etcd's: `/version`, `/health`, `/livez` and `/readyz` with a path
-//! per check, `/metrics`. [`handle`] knows nothing of sockets; whoever reads requests calls it. A listener for
-//! metrics only ([`Scope::Metrics`]) has no `/version` and no CORS headers.
+//! per check, `/metrics`, `/debug/vars` and `/debug/pprof/`; the description of the gateway (`/openapi.json`) is ours.
+//! [`handle`] knows nothing of sockets; whoever reads requests calls it, behind the rules of [`access`]. A listener for
+//! metrics only ([`Scope::Metrics`]) serves health and metrics, and no rules.
 //!
 //! A probe must not be slower than the member: the checks run one after the other, and the reads behind them
 //! carry their own time limit.
+
+pub(crate) mod access;
+mod debug;
+mod profiles;
 
 use std::io::Write;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 
+pub(crate) use self::debug::RaftVars;
 use crate::config::help::ETCD_VERSION;
 use crate::metrics::Metrics;
 
@@ -26,7 +31,12 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
+    /// gRPC and HTTP.
     Client,
+    /// `--listen-client-urls` when there are URLs for HTTP alone.
+    Grpc,
+    /// `--listen-client-http-urls`.
+    Http,
     /// `--listen-metrics-urls`.
     Metrics,
 }
@@ -72,6 +82,11 @@ pub(crate) trait HealthSource {
 
     fn storage_version(&self) -> Option<String>;
 
+    fn raft_vars(&self) -> RaftVars;
+
+    /// Whether whoever may ask for health may ask for profiles.
+    fn serves_profiles(&self) -> bool;
+
     fn metrics(&self) -> &Metrics;
 
     /// The text of a scrape: [`Metrics::render`].
@@ -84,41 +99,17 @@ pub(crate) async fn handle<B>(
     request: &Request<B>,
     source: &impl HealthSource,
 ) -> Response<Bytes> {
-    if scope == Scope::Metrics {
-        return route(scope, request, source).await;
-    }
-    // CORS and its preflight come before everything else, also for paths that do not exist.
-    let mut response = if request.method() == Method::OPTIONS {
-        Response::new(Bytes::new())
-    } else {
-        route(scope, request, source).await
-    };
-    allow_all_origins(response.headers_mut());
-    response
-}
-
-/// Lets pages from anywhere read the answer.
-pub(crate) fn allow_all_origins(headers: &mut HeaderMap) {
-    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
-    set(ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-    set(ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE");
-    set(ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization");
-}
-
-async fn route<B>(
-    scope: Scope,
-    request: &Request<B>,
-    source: &impl HealthSource,
-) -> Response<Bytes> {
     let path = request.uri().path();
     if path == "/metrics" {
         return metrics(request.headers(), source);
     }
     let checks = checks_of(path);
+    let is_for_clients = scope != Scope::Metrics;
+    let profile = path.strip_prefix(profiles::PREFIX).filter(|_| source.serves_profiles());
     let is_known = match path {
         "/health" => true,
-        "/version" => scope == Scope::Client,
-        _ => checks.is_some(),
+        "/version" | "/openapi.json" | "/debug/vars" => is_for_clients,
+        _ => checks.is_some() || is_for_clients && profile.is_some(),
     };
     if !is_known {
         return error(StatusCode::NOT_FOUND, "404 page not found");
@@ -134,8 +125,18 @@ async fn route<B>(
             let is_root = path[1..] == *kind.name();
             probe(kind, checks, is_root, &query, source).await
         }
-        None if path == "/health" => health(&query, source).await,
-        None => version(source),
+        None => match (path, profile) {
+            (_, Some(name)) => profiles::answer(name, &query).await,
+            ("/health", _) => health(&query, source).await,
+            ("/openapi.json", _) => {
+                respond(StatusCode::OK, "application/json", retcd_gateway::openapi())
+            }
+            ("/debug/vars", _) => {
+                let vars = debug::vars(&source.raft_vars());
+                respond(StatusCode::OK, "application/json; charset=utf-8", vars)
+            }
+            _ => version(source),
+        },
     }
 }
 
@@ -381,6 +382,7 @@ mod tests {
     use crate::config::FeatureGates;
     use crate::metrics::Sources;
 
+    #[expect(clippy::struct_excessive_bools, reason = "each one is an answer of its own")]
     struct Member {
         leader: bool,
         alarms: Vec<Alarm>,
@@ -388,6 +390,7 @@ mod tests {
         local: Result<(), String>,
         agreed: Result<(), String>,
         decided: bool,
+        profiles: bool,
         metrics: Metrics,
     }
 
@@ -400,6 +403,7 @@ mod tests {
                 local: Ok(()),
                 agreed: Ok(()),
                 decided: true,
+                profiles: false,
                 metrics: Metrics::new(false, &FeatureGates::default()),
             }
         }
@@ -438,6 +442,21 @@ mod tests {
 
         fn storage_version(&self) -> Option<String> {
             self.cluster_version()
+        }
+
+        fn raft_vars(&self) -> RaftVars {
+            RaftVars {
+                id: 1,
+                term: 1,
+                commit: 1,
+                applied: 1,
+                leader: None,
+                is_learner: self.learner,
+            }
+        }
+
+        fn serves_profiles(&self) -> bool {
+            self.profiles
         }
 
         fn metrics(&self) -> &Metrics {
@@ -584,16 +603,29 @@ mod tests {
     }
 
     #[test]
-    fn every_origin_is_allowed_on_the_client_port() {
+    fn a_listener_for_metrics_has_nothing_else() {
         let member = Member::default();
-        let response = send(Scope::Client, &request(Method::OPTIONS, "/any"), &member);
-        assert_eq!(response.status(), 200);
-        assert!(response.body().is_empty());
-        assert_eq!(header(&response, "access-control-allow-origin"), Some("*"));
-        let response = send(Scope::Metrics, &request(Method::GET, "/health"), &member);
-        assert_eq!(header(&response, "access-control-allow-origin"), None);
-        let response = send(Scope::Metrics, &request(Method::GET, "/version"), &member);
-        assert_eq!(response.status(), 404);
+        for (path, on_metrics) in
+            [("/health", 200), ("/version", 404), ("/openapi.json", 404), ("/debug/vars", 404)]
+        {
+            let status = |scope| send(scope, &request(Method::GET, path), &member).status();
+            assert_eq!(status(Scope::Metrics), on_metrics, "{path}");
+            assert_eq!(
+                (status(Scope::Client), status(Scope::Http)),
+                (200.try_into().unwrap(), 200.try_into().unwrap())
+            );
+        }
+    }
+
+    #[test]
+    fn profiles_are_served_when_the_member_says_so() {
+        let mut member = Member::default();
+        assert_eq!(get("/debug/pprof/cmdline", &member).0, 404);
+        member.profiles = true;
+        assert_eq!(get("/debug/pprof/cmdline", &member).0, 200);
+        assert_eq!(get("/debug/pprof/nope", &member).0, 404);
+        let asked = request(Method::GET, "/debug/pprof/cmdline");
+        assert_eq!(send(Scope::Metrics, &asked, &member).status(), 404);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod background;
 pub mod bootstrap;
+mod calls;
 pub mod config;
 mod grpc;
 mod http;
@@ -16,3 +17,4 @@ pub mod server;
 mod services;
 mod signal;
 mod snapshot;
+mod traces;

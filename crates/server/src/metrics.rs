@@ -11,6 +11,7 @@
 mod grpc;
 mod process;
 pub mod registry;
+mod requests;
 
 use crate::config::FeatureGates;
 use crate::config::help::ETCD_VERSION;
@@ -18,6 +19,8 @@ pub use grpc::{Grpc, Method};
 use registry::{
     Counter, CounterVec, Family, Gauge, GaugeVec, Histogram, HistogramVec, by, exp, exp_by, one,
 };
+pub use requests::Requests;
+pub(crate) use requests::{RequestKind, is_read_only_txn};
 
 /// Sets the gauges whose values are asked for at a scrape.
 pub trait Sources {
@@ -31,12 +34,14 @@ macro_rules! metrics {
         pub struct Metrics {
             /// `grpc_server_*`, by method.
             pub grpc: Grpc,
+            /// Handles of `etcd_server_request_duration_seconds`.
+            pub requests: Requests,
             $(#[doc = concat!("`", $name, "`: ", $help)] pub $field: $type,)*
         }
 
         impl Metrics {
             fn empty(extensive: bool) -> Self {
-                Self { grpc: Grpc::new(extensive), $($field: $init,)* }
+                Self { grpc: Grpc::new(extensive), requests: Requests::new(), $($field: $init,)* }
             }
 
             /// Name, help and samples of the rows of the table.
@@ -154,6 +159,7 @@ metrics! {
     server_slow_read_indexes_total: Counter = one(), "etcd_server_slow_read_indexes_total", "Late or timed-out read-index answers.";
     server_snapshot_apply_in_progress_total: Gauge = one(), "etcd_server_snapshot_apply_in_progress_total", "1 while applying a received snapshot.";
     server_version: GaugeVec<1> = by(["server_version"]), "etcd_server_version", "Value 1 for the server version.";
+    traces_dropped_spans_total: Counter = one(), "retcd_traces_dropped_spans_total", "Spans that were not kept: the trace collector is slow or away.";
     snap_db_fsync_duration_seconds: Histogram = exp(0.001, 2.0, 14), "etcd_snap_db_fsync_duration_seconds", "Fsync of a received .snap.db.";
     snap_db_save_total_duration_seconds: Histogram = exp(0.1, 2.0, 10), "etcd_snap_db_save_total_duration_seconds", "Time to save a received .snap.db.";
     snap_fsync_duration_seconds: Histogram = exp(0.001, 2.0, 14), "etcd_snap_fsync_duration_seconds", "Fsync of a .snap file.";
@@ -191,6 +197,18 @@ impl Metrics {
         }
         text
     }
+}
+
+/// Resident and reserved bytes of this process, and how many files it may open.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, from texts")]
+pub(crate) fn memory_and_files() -> (u64, u64, u64) {
+    let (resident, reserved, files) = process::Process::read().memory_and_files();
+    (resident as u64, reserved as u64, files as u64)
+}
+
+/// How a label says yes or no.
+fn label_of(is_true: bool) -> &'static str {
+    if is_true { "true" } else { "false" }
 }
 
 /// A family with its name and help.

@@ -40,6 +40,7 @@ use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
 use crate::snapshot::{self, Importer};
+use crate::traces::{Exporter, Tracer};
 
 /// Why a member does not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,9 @@ pub fn run(config: Config) -> Result<(), Error> {
     let clients =
         config.listen_client_urls.iter().map(|url| listener::bind(url, config.socket_options));
     let clients = clients.collect::<Result<Vec<_>, _>>()?;
+    let http_clients =
+        config.listen_client_http_urls.iter().map(|url| listener::bind(url, config.socket_options));
+    let http_clients = http_clients.collect::<Result<Vec<_>, _>>()?;
     let operators =
         config.listen_metrics_urls.iter().map(|url| listener::bind(url, config.socket_options));
     let operators = operators.collect::<Result<Vec<_>, _>>()?;
@@ -90,7 +94,12 @@ pub fn run(config: Config) -> Result<(), Error> {
         .build()
         .map_err(Error::Thread)?;
     let member = Member::start(config, &runtime)?;
-    let end = runtime.block_on(member.serve(clients, operators, peers))?;
+    let grpc = if http_clients.is_empty() { Scope::Client } else { Scope::Grpc };
+    let listeners = [(clients, grpc), (http_clients, Scope::Http), (operators, Scope::Metrics)];
+    let listeners = listeners
+        .into_iter()
+        .flat_map(|(bound, scope)| bound.into_iter().map(move |bound| (bound, scope)));
+    let end = runtime.block_on(member.serve(listeners.collect(), peers))?;
     drop(runtime);
     member.stop();
     match end {
@@ -121,6 +130,8 @@ struct Stops {
 struct Member {
     config: Arc<Config>,
     services: Arc<Services>,
+    /// Where the spans of calls go.
+    tracer: Option<Arc<Tracer>>,
     stops: Stops,
     importer: Importer,
     commit: Arc<Mutex<CommitLoop>>,
@@ -160,6 +171,8 @@ impl Member {
         let mailboxes = (0..=background).map(|_| Mailbox::default()).collect();
         let (storage, storage_requests) = storage_loop::channel();
         let metrics = Arc::new(Metrics::new(config.extensive_metrics, &config.feature_gates));
+        let tracer = config.tracing.clone();
+        let tracer = tracer.map(|settings| Arc::new(Tracer::new(settings, metrics.clone())));
         let limits = Limits {
             request_bytes_max: config.max_request_bytes,
             request_timeout: config.request_timeout(),
@@ -218,6 +231,7 @@ impl Member {
         Ok(Member {
             config,
             services,
+            tracer,
             stops: Stops::default(),
             importer,
             commit: commit.clone(),
@@ -229,12 +243,7 @@ impl Member {
     }
 
     /// Joins the others, publishes, serves. Returns why it ended, when all clients are gone.
-    async fn serve(
-        &self,
-        clients: Vec<Bound>,
-        operators: Vec<Bound>,
-        peers: Vec<Bound>,
-    ) -> Result<End, Error> {
+    async fn serve(&self, listeners: Vec<(Bound, Scope)>, peers: Vec<Bound>) -> Result<End, Error> {
         let mut signals = signal::Signals::new().map_err(Error::Thread)?;
         node::enter_runtime(self.background);
         let node = &self.services.node;
@@ -259,18 +268,20 @@ impl Member {
         let connections = TaskTracker::new();
         let threads = self.start_client_threads()?;
         let handles: Arc<[Handle]> = threads.iter().map(|(handle, _)| handle.clone()).collect();
-        let clients = clients.into_iter().map(|bound| (bound, Scope::Client));
-        let operators = operators.into_iter().map(|bound| (bound, Scope::Metrics));
-        for (bound, scope) in clients.chain(operators) {
+        for (bound, scope) in listeners {
             let address = bound.url().to_string();
             let listener = bound.into_listener().map_err(Error::Thread)?;
             tasks.spawn(
                 self.until_stop(accept(listener, self.connections(scope, &handles, &connections))),
             );
-            if scope == Scope::Client {
-                let message = "serving client traffic insecurely; this is strongly discouraged!";
-                tracing::info!(traffic = "grpc+http", address, "{message}");
-            }
+            let traffic = match scope {
+                Scope::Client => "grpc+http",
+                Scope::Grpc => "grpc",
+                Scope::Http => "http",
+                Scope::Metrics => continue,
+            };
+            let message = "serving client traffic insecurely; this is strongly discouraged!";
+            tracing::info!(traffic, address, "{message}");
         }
         if is_ready {
             tracing::info!("ready to serve client requests");
@@ -357,6 +368,9 @@ impl Member {
             self.stops.streams.clone(),
         ));
         tasks.spawn(self.until_stop(background::monitor_versions(node.clone(), reader.clone())));
+        if let Some(tracer) = &self.tracer {
+            tasks.spawn(Exporter::new(tracer.clone()).run(self.stops.streams.clone()));
+        }
         if let Some(retention) = retention(self.config.auto_compaction) {
             let compactor = background::Compactor::new(retention);
             tasks.spawn(compactor.run(node.clone(), reader, self.stops.streams.clone()));
@@ -446,6 +460,7 @@ impl Member {
             keepalive_timeout: self.config.keepalive.timeout,
             scope,
             message_bytes_max: self.config.max_receive_bytes(),
+            tracer: self.tracer.clone(),
         };
         Connections {
             services: self.services.clone(),

@@ -8,23 +8,23 @@ use retcd_api::etcdserverpb::{PutRequest, PutResponse, WatchRequest, WatchRespon
 
 use super::*;
 
-const LIMITS: Limits = Limits { message_bytes_max: 1000 };
+pub(crate) const LIMITS: Limits = Limits { message_bytes_max: 1000 };
 
 /// What the services were asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Call {
-    method: &'static str,
-    metadata: HeaderMap,
-    request: Option<Bytes>,
+pub(crate) struct Call {
+    pub(crate) method: &'static str,
+    pub(crate) metadata: HeaderMap,
+    pub(crate) request: Option<Bytes>,
 }
 
 /// Services that keep what they are asked and answer with what they are told.
 #[derive(Default)]
-struct Recorder {
-    calls: Mutex<Vec<Call>>,
-    refusal: Option<RpcError>,
-    never_answers: bool,
-    answers: Vec<Result<Bytes, RpcError>>,
+pub(crate) struct Recorder {
+    pub(crate) calls: Mutex<Vec<Call>>,
+    pub(crate) refusal: Option<RpcError>,
+    pub(crate) never_answers: bool,
+    pub(crate) answers: Vec<Result<Bytes, RpcError>>,
 }
 
 impl Recorder {
@@ -38,7 +38,7 @@ impl Recorder {
         self.refusal.clone().map_or(Ok(()), Err)
     }
 
-    fn calls(&self) -> Vec<Call> {
+    pub(crate) fn recorded(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
 }
@@ -148,7 +148,7 @@ async fn every_route_reaches_its_method() {
         let services = Recorder::default();
         let (status, _) = ask(&services, post(&format!("/v3/{}", route.path), "{}")).await;
         assert_eq!(status, 200, "{}", route.path);
-        assert_eq!(services.calls()[0].method, route.method);
+        assert_eq!(services.recorded()[0].method, route.method);
     }
 }
 
@@ -162,7 +162,7 @@ async fn every_route_refuses_other_methods_half_a_body_and_nonsense() {
             let answer = ask(&services, request).await;
             assert_eq!(answer, (501, refusal("Method Not Allowed", 12)), "{verb} {path}");
         }
-        assert!(services.calls().is_empty(), "{path}");
+        assert!(services.recorded().is_empty(), "{path}");
         let answer = ask(&services, post(&path, r#"{"a":"#)).await;
         assert_eq!(answer, (400, refusal("unexpected EOF", 3)), "{path}");
         for nonsense in ["nonsense", "{,}", "[]", "5", "{\"a\" 1}", "\u{0}"] {
@@ -189,12 +189,12 @@ async fn a_unary_call_brings_one_message_and_ignores_what_follows() {
         let services = Recorder::default();
         let answer = ask(&services, post("/v3/kv/put", &body)).await;
         assert_eq!(answer, (200, "{}".to_owned()));
-        let request = services.calls()[0].request.clone().unwrap();
+        let request = services.recorded()[0].request.clone().unwrap();
         assert_eq!(PutRequest::decode(request).unwrap(), put);
     }
     let services = Recorder::default();
     ask(&services, post("/v3/kv/put", "")).await;
-    assert_eq!(services.calls()[0].request, Some(Bytes::new()));
+    assert_eq!(services.recorded()[0].request, Some(Bytes::new()));
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn a_large_request_is_refused_before_the_services_see_it() {
     // So much that the end of the value is not awaited.
     let unfinished = post("/v3/kv/put", &body(1 << 20)[..(1 << 20)]);
     assert_eq!(ask(&services, unfinished).await.0, 429);
-    assert!(services.calls().is_empty());
+    assert!(services.recorded().is_empty());
     assert_eq!(ask(&services, post("/v3/kv/put", &body(1320))).await.0, 200);
 }
 
@@ -258,7 +258,7 @@ async fn only_metadata_and_the_token_are_passed_on() {
     let mut expected = HeaderMap::new();
     expected.insert("authorization", HeaderValue::from_static("token"));
     expected.insert("hasleader", HeaderValue::from_static("true"));
-    assert_eq!(services.calls()[0].metadata, expected);
+    assert_eq!(services.recorded()[0].metadata, expected);
 }
 
 #[tokio::test]
@@ -335,14 +335,4 @@ fn timeouts_are_read_in_every_unit() {
     ] {
         assert_eq!(timeout(text), expected, "{text}");
     }
-}
-
-#[tokio::test]
-async fn websockets_are_refused() {
-    let services = Recorder::default();
-    let mut request = post("/v3/watch", "");
-    *request.method_mut() = Method::GET;
-    request.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let answer = ask(&services, request).await;
-    assert_eq!(answer, (501, refusal("WebSocket is not supported", 12)));
 }

@@ -37,6 +37,16 @@ pub(crate) enum Body {
     Lines(Box<retcd_gateway::Lines>),
 }
 
+impl Body {
+    /// What streaming calls answer with.
+    pub(crate) fn into_stream(self) -> Box<dyn MessageStream> {
+        let Body::Stream(stream) = self else {
+            unreachable!("streaming calls answer with a stream")
+        };
+        stream
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;

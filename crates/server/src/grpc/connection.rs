@@ -1,4 +1,7 @@
 //! One client connection: HTTP/2 for gRPC, HTTP/1.1 for operators' tools, told apart by the first bytes.
+//!
+//! A connection that HTTP/1.1 has turned into a WebSocket is served here to its end too, so that it ends with the member
+//! as any other.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,17 +14,22 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use retcd_api::error::{Code, RpcError};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use super::body::{Body, add_status};
+use super::body::{Body, MessageStream, add_status};
 use super::framing::{FRAME_PREFIX_BYTES, MessageReader, frame_prefix};
 use super::metadata::Metadata;
+use crate::calls::{Call, Counted, SharedCall};
 use crate::http::Scope;
 use crate::services::{self, Answer, Kind, Rpc, Services};
+use crate::traces::Tracer;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -36,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) scope: Scope,
     /// The largest message that a client may send.
     pub(crate) message_bytes_max: usize,
+    /// Where the spans of calls go; `None` keeps none.
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 /// What HTTP/2 clients send first.
@@ -57,16 +67,20 @@ pub(crate) async fn serve<IO>(
         () = stop.cancelled() => return,
     };
     let Ok(Ok((is_http2, io))) = sniffed else { return };
+    if !is_http2 && settings.scope == Scope::Grpc {
+        return;
+    }
+    let upgrade = Arc::new(Upgrade::default());
     let service = service_fn({
-        let settings = settings.clone();
+        let (services, settings, upgrade) = (services.clone(), settings.clone(), upgrade.clone());
         move |request| {
-            let (services, settings) = (services.clone(), settings.clone());
-            async move { Ok::<_, Infallible>(answer(request, &services, &settings).await) }
+            let (services, settings, upgrade) =
+                (services.clone(), settings.clone(), upgrade.clone());
+            async move { Ok::<_, Infallible>(answer(request, &services, &settings, &upgrade).await) }
         }
     });
-    // A connection that breaks is the client's affair: hyper's error tells nothing that someone must look at.
     if is_http2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(settings.streams_max)
@@ -77,27 +91,49 @@ pub(crate) async fn serve<IO>(
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(16 << 20)
             .serve_connection(io, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
+        until_closed(connection, http2::Connection::graceful_shutdown, &stop).await;
     } else {
-        let connection = hyper::server::conn::http1::Builder::new()
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(io, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
+            .serve_connection(io, service)
+            .with_upgrades();
+        until_closed(connection, http1::UpgradeableConnection::graceful_shutdown, &stop).await;
+        upgrade.serve(&services, &settings).await;
+    }
+}
+
+/// Runs a connection to its end. After `stop` it takes no more requests and ends with those that run.
+async fn until_closed<C, E>(connection: C, shut_down: fn(Pin<&mut C>), stop: &CancellationToken)
+where
+    C: Future<Output = Result<(), E>>,
+{
+    tokio::pin!(connection);
+    // A connection that breaks is the client's affair: hyper's error tells nothing that someone must look at.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop.cancelled() => {
+            shut_down(connection.as_mut());
+            let _ = connection.await;
         }
+    }
+}
+
+/// What a connection goes on with when HTTP/1.1 has ended: WebSocket, if a request has asked for it.
+#[derive(Default)]
+pub(crate) struct Upgrade(Mutex<Option<(OnUpgrade, retcd_gateway::Upgrade)>>);
+
+impl Upgrade {
+    pub(crate) fn set(&self, raw: OnUpgrade, upgrade: retcd_gateway::Upgrade) {
+        *self.0.lock() = Some((raw, upgrade));
+    }
+
+    async fn serve(&self, services: &Arc<Services>, settings: &Settings) {
+        let upgrade = self.0.lock().take();
+        let Some((raw, upgrade)) = upgrade else { return };
+        // None: the client has gone before the answer was out.
+        let Ok(io) = raw.await else { return };
+        Box::pin(services::http::websocket(upgrade, TokioIo::new(io), services, settings)).await;
     }
 }
 
@@ -180,14 +216,26 @@ async fn answer(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
+    upgrade: &Upgrade,
 ) -> Response<Body> {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if !is_grpc || settings.scope == Scope::Metrics {
-        return services::http::answer(request, settings, services).await;
+    match settings.scope {
+        Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings).await,
+        Scope::Grpc => not_grpc(),
+        Scope::Client | Scope::Http | Scope::Metrics => {
+            services::http::answer(request, settings, services, upgrade).await
+        }
     }
+}
+
+async fn grpc(
+    request: Request<Incoming>,
+    services: &Arc<Services>,
+    settings: &Settings,
+) -> Response<Body> {
     if request.method() != Method::POST {
         return status_only(&RpcError::other(Code::Internal, "gRPC calls are POST requests"));
     }
@@ -199,19 +247,22 @@ async fn answer(
         Ok(metadata) => metadata,
         Err(error) => return status_only(&error),
     };
-    let started = services.begin(rpc, &metadata);
+    let traced =
+        settings.tracer.as_ref().and_then(|tracer| tracer.begin(rpc.path(), &head.headers));
     let reader = MessageReader::new(settings.message_bytes_max, metadata.is_gzip);
-    let answer = match rpc.kind() {
-        Kind::Unary => unary(rpc, &metadata, body, reader, services).await,
-        Kind::ServerStream => match read_only_message(body, reader).await {
-            Ok(message) => services::server_stream(rpc, services, &metadata, message),
-            Err(error) => Err(error),
-        },
-        Kind::BidiStream => {
-            services::bidi_stream(rpc, services, &metadata, Requests::Grpc { body, reader })
+    let answer = if rpc.kind() == Kind::Unary {
+        let mut call = Call::begin(&**services, rpc, &metadata, traced);
+        let answer = unary(rpc, &metadata, body, reader, services, &mut call).await;
+        call.end(answer.as_ref().err());
+        answer
+    } else {
+        let call = Call::begin(services.clone(), rpc, &metadata, traced).shared();
+        let opened = open_stream(rpc, &metadata, body, reader, services, &call).await;
+        if let Err(error) = &opened {
+            call.lock().end(Some(error));
         }
+        opened.map(|stream| Body::Stream(Box::new(Counted::new(stream, call))))
     };
-    services.end(rpc, started, answer.as_ref().err());
     match answer {
         Ok(body) => {
             let mut response = Response::new(body);
@@ -222,27 +273,46 @@ async fn answer(
     }
 }
 
+async fn open_stream(
+    rpc: Rpc,
+    metadata: &Metadata,
+    body: Incoming,
+    reader: MessageReader,
+    services: &Arc<Services>,
+    call: &SharedCall,
+) -> Result<Box<dyn MessageStream>, RpcError> {
+    let opened = if rpc.kind() == Kind::BidiStream {
+        let requests = Requests::Grpc { body, reader, call: call.clone() };
+        services::bidi_stream(rpc, services, metadata, requests)
+    } else {
+        let message = read_only_message(body, reader).await?;
+        call.lock().received(&message);
+        services::server_stream(rpc, services, metadata, message)
+    };
+    opened.map(Body::into_stream)
+}
+
 async fn unary(
     rpc: Rpc,
     metadata: &Metadata,
     body: Incoming,
     reader: MessageReader,
     services: &Services,
+    call: &mut Call<&Services>,
 ) -> Result<Body, RpcError> {
     let message = read_only_message(body, reader).await?;
-    let counters = services.node.metrics().grpc.method(rpc);
-    counters.received();
+    call.received(&message);
     let answer = services::unary(rpc, services, metadata, message).await?;
-    counters.sent();
-    Ok(whole_message(&answer, services))
+    Ok(whole_message(&answer, services, call))
 }
 
 /// Answers above this go out as two pieces, to spare the copy of the large one.
 const JOINED_BYTES_MAX: usize = 4096;
 
-fn whole_message(answer: &Answer, services: &Services) -> Body {
+fn whole_message(answer: &Answer, services: &Services, call: &mut Call<&Services>) -> Body {
     let header = services.header(answer);
     let message_bytes = header.len() + answer.body.len();
+    call.sent(message_bytes);
     let mut head = Vec::with_capacity(
         FRAME_PREFIX_BYTES
             + header.len()
@@ -286,6 +356,7 @@ pub(crate) enum Requests {
     Grpc {
         body: Incoming,
         reader: MessageReader,
+        call: SharedCall,
     },
     /// From another door than gRPC's.
     Other(Box<dyn MessageSource>),
@@ -306,13 +377,16 @@ impl Requests {
         &mut self,
         context: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Bytes, RpcError>>> {
-        let (body, reader) = match self {
-            Requests::Grpc { body, reader } => (body, reader),
+        let (body, reader, call) = match self {
+            Requests::Grpc { body, reader, call } => (body, reader, call),
             Requests::Other(source) => return source.poll_next(context),
         };
         loop {
             match reader.next() {
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
+                Ok(Some(message)) => {
+                    call.lock().received(&message);
+                    return Poll::Ready(Some(Ok(message)));
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -327,6 +401,14 @@ impl Requests {
             }
         }
     }
+}
+
+/// To what is no gRPC on a listener for gRPC alone, as the gRPC library of etcd answers it.
+fn not_grpc() -> Response<Body> {
+    let error = RpcError::other(Code::InvalidArgument, "invalid gRPC request content-type");
+    let mut response = status_only(&error);
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }
 
 /// An answer without a message: the status stands in the headers.

@@ -100,6 +100,11 @@ impl Process {
         }
     }
 
+    /// Resident and reserved bytes, and the limit of open files.
+    pub(super) fn memory_and_files(&self) -> (f64, f64, f64) {
+        (self.resident_bytes.get(), self.virtual_bytes.get(), self.max_fds.get())
+    }
+
     pub(super) fn rows(&self) -> [Row<'_>; 9] {
         [
             ("process_cpu_seconds_total", "CPU time used.", &self.cpu_seconds),

@@ -1,5 +1,6 @@
 //! The services as the JSON gateway calls them: by path, in encoded messages without frames.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -9,32 +10,47 @@ use retcd_api::error::RpcError;
 use retcd_gateway::{Answers, Requests};
 
 use super::{Rpc, Services, unknown_method};
+use crate::calls::{Call, Counted, SharedCall};
 use crate::grpc::connection::{MessageSource, Requests as Source};
 use crate::grpc::{Body, MessageReader, MessageStream, Metadata};
+use crate::traces::Tracer;
 
 /// The services behind one gateway call.
-pub(crate) struct Backstage<'a>(pub(crate) &'a Arc<Services>);
+pub(crate) struct Backstage<'a> {
+    pub(crate) services: &'a Arc<Services>,
+    pub(crate) tracer: Option<&'a Arc<Tracer>>,
+}
+
+/// A call that has begun.
+struct Begun<S: Deref<Target = Services>> {
+    rpc: Rpc,
+    metadata: Metadata,
+    call: Call<S>,
+}
 
 impl Backstage<'_> {
-    fn find(method: &str, metadata: &HeaderMap) -> Result<(Rpc, Metadata), RpcError> {
-        let rpc = Rpc::from_path(method).ok_or_else(|| unknown_method(method))?;
-        Ok((rpc, Metadata::from_headers(metadata)?))
-    }
-
-    /// Opens a stream and counts the call.
-    fn open(
+    /// Finds the method and counts the call. `services`: the same as this one's, by reference or shared.
+    fn begin<S: Deref<Target = Services>>(
         &self,
+        services: S,
         method: &str,
-        metadata: &HeaderMap,
-        open: impl FnOnce(Rpc, &Metadata) -> Result<Body, RpcError>,
-    ) -> Result<Box<dyn Answers>, RpcError> {
-        let (rpc, metadata) = Self::find(method, metadata)?;
-        let started = self.0.begin(rpc, &metadata);
-        let body = open(rpc, &metadata);
-        self.0.end(rpc, started, body.as_ref().err());
-        match body? {
-            Body::Stream(stream) => Ok(Box::new(Unframed::new(stream))),
-            _ => unreachable!("streaming calls answer with a stream"),
+        headers: &HeaderMap,
+    ) -> Result<Begun<S>, RpcError> {
+        let rpc = Rpc::from_path(method).ok_or_else(|| unknown_method(method))?;
+        let metadata = Metadata::from_headers(headers)?;
+        let traced = self.tracer.and_then(|tracer| tracer.begin(rpc.path(), headers));
+        let call = Call::begin(services, rpc, &metadata, traced);
+        Ok(Begun { rpc, metadata, call })
+    }
+}
+
+/// The answers of a stream that was opened, or not.
+fn opened(opened: Result<Body, RpcError>, call: SharedCall) -> Result<Box<dyn Answers>, RpcError> {
+    match opened {
+        Ok(body) => Ok(Box::new(Unframed::new(Counted::new(body.into_stream(), call)))),
+        Err(error) => {
+            call.lock().end(Some(&error));
+            Err(error)
         }
     }
 }
@@ -46,16 +62,15 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         request: Bytes,
     ) -> Result<Bytes, RpcError> {
-        let (rpc, metadata) = Self::find(method, &metadata)?;
-        let started = self.0.begin(rpc, &metadata);
-        let counters = self.0.node.metrics().grpc.method(rpc);
-        counters.received();
-        let answer = super::unary(rpc, self.0, &metadata, request).await;
-        self.0.end(rpc, started, answer.as_ref().err());
+        let services = self.services;
+        let Begun { rpc, metadata, mut call } = self.begin(&**services, method, &metadata)?;
+        call.received(&request);
+        let answer = super::unary(rpc, services, &metadata, request).await;
+        call.end(answer.as_ref().err());
         let answer = answer?;
-        counters.sent();
-        let mut message = self.0.header(&answer);
+        let mut message = services.header(&answer);
         message.extend_from_slice(&answer.body);
+        call.sent(message.len());
         Ok(message.into())
     }
 
@@ -65,9 +80,10 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         request: Bytes,
     ) -> Result<Box<dyn Answers>, RpcError> {
-        self.open(method, &metadata, |rpc, metadata| {
-            super::server_stream(rpc, self.0, metadata, request)
-        })
+        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, &metadata)?;
+        let call = call.shared();
+        call.lock().received(&request);
+        opened(super::server_stream(rpc, self.services, &metadata, request), call)
     }
 
     fn bidi_stream(
@@ -76,29 +92,36 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         requests: Requests,
     ) -> Result<Box<dyn Answers>, RpcError> {
-        let requests = Source::Other(Box::new(JsonRequests(requests)));
-        self.open(method, &metadata, |rpc, metadata| {
-            super::bidi_stream(rpc, self.0, metadata, requests)
-        })
+        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, &metadata)?;
+        let call = call.shared();
+        let requests = Source::Other(Box::new(JsonRequests { requests, call: call.clone() }));
+        opened(super::bidi_stream(rpc, self.services, &metadata, requests), call)
     }
 }
 
-struct JsonRequests(Requests);
+struct JsonRequests {
+    requests: Requests,
+    call: SharedCall,
+}
 
 impl MessageSource for JsonRequests {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, RpcError>>> {
-        self.0.poll_next(context)
+        let request = ready!(self.requests.poll_next(context));
+        if let Some(Ok(message)) = &request {
+            self.call.lock().received(message);
+        }
+        Poll::Ready(request)
     }
 }
 
 /// The answers of a stream, out of their frames.
 struct Unframed {
-    stream: Box<dyn MessageStream>,
+    stream: Counted,
     reader: MessageReader,
 }
 
 impl Unframed {
-    fn new(stream: Box<dyn MessageStream>) -> Self {
+    fn new(stream: Counted) -> Self {
         // What this member writes is neither compressed nor too large for itself.
         Unframed { stream, reader: MessageReader::new(usize::MAX, false) }
     }

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Services;
 use super::gateway::Backstage;
 use crate::grpc::Body;
-use crate::grpc::connection::Settings;
-use crate::http::{self as operators, Alarm, HealthSource, Scope};
+use crate::grpc::connection::{Settings, Upgrade};
+use crate::http::{self as operators, Alarm, HealthSource, RaftVars, Scope, access};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
 
@@ -22,21 +23,67 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
     settings: &Settings,
     services: &Arc<Services>,
+    upgrade: &Upgrade,
 ) -> Response<Body> {
-    let is_for_gateway = settings.scope == Scope::Client
-        && services.config.enable_grpc_gateway
-        && retcd_gateway::serves(request.uri().path())
-        && request.method() != Method::OPTIONS;
-    if !is_for_gateway {
+    if settings.scope == Scope::Metrics {
         return operators::handle(settings.scope, &request, &**services).await.map(Body::Plain);
     }
-    let limits = retcd_gateway::Limits { message_bytes_max: settings.message_bytes_max };
-    let mut response = retcd_gateway::handle(request, &Backstage(services), limits).await;
-    operators::allow_all_origins(response.headers_mut());
+    let config = &services.config;
+    if let Some(refusal) = access::refuse_host(&request, &config.host_whitelist) {
+        return refusal.map(Body::Plain);
+    }
+    let mut allowed = HeaderMap::new();
+    access::allow_origin(request.headers(), &config.cors, &mut allowed);
+    let mut response = if request.method() == Method::OPTIONS {
+        // A browser asks what it may ask, of any path.
+        Response::new(Body::Empty)
+    } else if config.enable_grpc_gateway && retcd_gateway::serves(request.uri().path()) {
+        gateway(request, settings, services, upgrade).await
+    } else {
+        operators::handle(settings.scope, &request, &**services).await.map(Body::Plain)
+    };
+    response.headers_mut().extend(allowed);
+    response
+}
+
+async fn gateway(
+    mut request: Request<Incoming>,
+    settings: &Settings,
+    services: &Arc<Services>,
+    upgrade: &Upgrade,
+) -> Response<Body> {
+    if retcd_gateway::is_upgrade(&request) {
+        let response = match retcd_gateway::Upgrade::new(&request) {
+            Ok(granted) => {
+                let response = granted.response();
+                upgrade.set(hyper::upgrade::on(&mut request), granted);
+                response
+            }
+            Err(status) => retcd_gateway::refuse_upgrade(status),
+        };
+        return response.map(Body::Plain);
+    }
+    let backstage = Backstage { services, tracer: settings.tracer.as_ref() };
+    let response = retcd_gateway::handle(request, &backstage, limits(settings)).await;
     response.map(|body| match body {
         retcd_gateway::Body::Whole(body) => Body::Plain(body),
         retcd_gateway::Body::Lines(lines) => Body::Lines(lines),
     })
+}
+
+/// Makes the call of a connection that has become a WebSocket.
+pub(crate) async fn websocket(
+    upgrade: retcd_gateway::Upgrade,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    services: &Arc<Services>,
+    settings: &Settings,
+) {
+    let backstage = Backstage { services, tracer: settings.tracer.as_ref() };
+    upgrade.serve(io, &backstage, limits(settings)).await;
+}
+
+fn limits(settings: &Settings) -> retcd_gateway::Limits {
+    retcd_gateway::Limits { message_bytes_max: settings.message_bytes_max }
 }
 
 impl HealthSource for Services {
@@ -73,6 +120,22 @@ impl HealthSource for Services {
 
     fn storage_version(&self) -> Option<String> {
         self.reader.cluster_version().map(|_| CLUSTER_VERSION.to_owned())
+    }
+
+    fn raft_vars(&self) -> RaftVars {
+        let status = self.node.status();
+        RaftVars {
+            id: self.node.member_id(),
+            term: status.term,
+            commit: status.committed,
+            applied: self.reader.applied_index(),
+            leader: status.leader,
+            is_learner: status.is_learner,
+        }
+    }
+
+    fn serves_profiles(&self) -> bool {
+        self.config.enable_pprof
     }
 
     fn metrics(&self) -> &Metrics {
