@@ -8,6 +8,9 @@ use retcd_state_machine::schema::{Bucket, cluster};
 use retcd_storage::backend::Pinned;
 use serde_json::{Value, json};
 
+/// The places of the store's event queue, all of which must be there: etcd up to 3.5 goes on to write into them.
+const EVENTS_MAX: usize = 1000;
+
 /// Who belongs to the cluster, as of one state of the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
@@ -59,8 +62,9 @@ impl Membership {
         }
         let root =
             [("0".to_owned(), directory("/0", cluster)), ("1".to_owned(), directory("/1", []))];
+        let queue = vec![Value::Null; EVENTS_MAX];
         let events = json!({
-            "Queue": {"Events": null, "Size": 0, "Front": 0, "Back": 0, "Capacity": 1000},
+            "Queue": {"Events": queue, "Size": 0, "Front": 0, "Back": 0, "Capacity": EVENTS_MAX},
             "StartIndex": 0,
             "LastIndex": 0,
         });

@@ -90,6 +90,9 @@ fn the_message_says_what_the_database_holds() {
     let removed = &store["Root"]["Children"]["0"]["Children"]["removed_members"]["Children"];
     assert_eq!(removed["8"]["Path"], "/0/removed_members/8");
 
+    let queue = &store["WatcherHub"]["EventHistory"]["Queue"];
+    assert_eq!(queue["Events"].as_array().unwrap().len() as u64, queue["Capacity"]);
+
     let file = collect(sent.chunks);
     let content = content_of_bbolt(&file);
     let index = (meta::CONSISTENT_INDEX.to_vec(), 6_u64.to_be_bytes().to_vec());
