@@ -59,7 +59,7 @@ impl Failure {
     }
 
     /// A failure that has been reported where it happened.
-    pub(crate) fn silent(exit: Exit) -> Self {
+    pub(crate) const fn silent(exit: Exit) -> Self {
         Failure { exit, message: None, usage: None, last_attempt: None }
     }
 

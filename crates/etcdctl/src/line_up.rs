@@ -5,7 +5,10 @@
 //! that use it and this tool may stand in the same line.
 //!
 //! A place is worth something only while its lease lives: whoever is told to be first has just read its own key, and
-//! learns from [`Lease::until_lost`] when that stops being true.
+//! learns from the session that keeps the lease when that stops being true.
+//!
+//! The client library has the same recipe; this one differs where etcdctl shows it: names may be any bytes, the replies
+//! that are printed are kept whole, and a place can be left with another token than it was taken with.
 
 use retcd_api::etcdserverpb::compare::{CompareResult, TargetUnion};
 use retcd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -14,28 +17,7 @@ use retcd_api::etcdserverpb::{
     WatchCreateRequest, response_op::Response,
 };
 use retcd_api::mvccpb::event::EventType;
-use retcd_client::{Client, Error, KeepAlive, Txn, compare, prefix_end};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use crate::failure::{Exit, Failure};
-
-/// A lease that is renewed for as long as somebody waits in [`Self::until_lost`].
-pub(crate) struct Lease {
-    pub(crate) id: i64,
-    renewals: KeepAlive,
-}
-
-impl Lease {
-    pub(crate) async fn grant(client: &Client, ttl: i64) -> Result<Self, Error> {
-        let id = client.lease_grant(ttl, 0).await?.id;
-        Ok(Lease { id, renewals: client.lease_keep_alive(id) })
-    }
-
-    /// Renews until that does not succeed any more. May be dropped at any point and called again.
-    pub(crate) async fn until_lost(&mut self) {
-        while let Ok(Some(_)) = self.renewals.next().await {}
-    }
-}
+use retcd_client::{Client, Error, Txn, compare, prefix_end};
 
 /// A place in a line.
 pub(crate) struct Place {
@@ -141,30 +123,4 @@ async fn until_deleted(client: &Client, key: &[u8], revision: i64) -> Result<(),
 /// The revision of a reply.
 pub(crate) fn revision(header: Option<&ResponseHeader>) -> i64 {
     header.map_or(0, |header| header.revision)
-}
-
-/// Ctrl-C and the polite request to end.
-pub(crate) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    /// From here on the signals do not end the program any more.
-    pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(Exit::Error, format!("signal: {error}")))
-        };
-        Ok(Interrupts {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

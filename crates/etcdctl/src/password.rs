@@ -1,17 +1,14 @@
 //! Asking for passwords, without showing them.
 //!
-//! On a terminal the line is read letter by letter with echo, line editing and signals of the terminal switched off:
-//! so nothing can end the program while the terminal is deaf, and Ctrl-C is just a letter that means "give up".
+//! On a terminal the line is read letter by letter while the terminal is raw: so nothing can end the program while the
+//! terminal is deaf, and Ctrl-C is just a letter that means "give up".
 //! From a pipe a password is a line like any other.
 
-use std::io::{IsTerminal, Read, Write};
-
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{Read, Write};
 
 use crate::failure::{Exit, Failure};
+use crate::terminal::{END, INTERRUPT, Raw};
 
-const INTERRUPT: u8 = 0x03; // Ctrl-C
-const END: u8 = 0x04; // Ctrl-D
 const CLEAR: u8 = 0x15; // Ctrl-U
 const BACKSPACES: [u8; 2] = [0x08, 0x7f];
 
@@ -20,9 +17,9 @@ pub(crate) fn ask(prompt: &str) -> Result<String, Failure> {
     let mut stdout = std::io::stdout();
     // Whether or not the prompt can be shown, the password is read.
     let _ = stdout.write_all(prompt.as_bytes()).and_then(|()| stdout.flush());
-    let quiet = Quiet::begin();
-    let line = read_line(&mut std::io::stdin().lock(), quiet.is_some());
-    drop(quiet);
+    let raw = Raw::begin();
+    let line = read_line(&mut std::io::stdin().lock(), raw.is_some());
+    drop(raw);
     let _ = stdout.write_all(b"\n").and_then(|()| stdout.flush());
     line
 }
@@ -83,33 +80,6 @@ fn remove_letter(line: &mut Vec<u8>) {
 
 fn failed(why: impl Into<String>) -> Failure {
     Failure::new(Exit::Error, why)
-}
-
-/// A terminal that shows nothing. As before when dropped.
-struct Quiet {
-    before: Termios,
-}
-
-impl Quiet {
-    /// `None` when stdin is no terminal.
-    fn begin() -> Option<Self> {
-        let stdin = std::io::stdin();
-        if !stdin.is_terminal() {
-            return None;
-        }
-        let before = tcgetattr(&stdin).ok()?;
-        let mut modes = before.clone();
-        modes.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
-        tcsetattr(&stdin, OptionalActions::Flush, &modes).ok()?;
-        Some(Quiet { before })
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no echo.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
-    }
 }
 
 #[cfg(test)]

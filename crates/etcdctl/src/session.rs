@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb::AuthenticateRequest;
-use retcd_client::{Client, Config, Error};
-use tokio::runtime::{Builder, Runtime};
+use retcd_client::{Builder, Client, Config, Error, Tls};
+use tokio::runtime::Runtime;
 
-use crate::cli::{Flag, Flags, Invocation, not_yet};
+use crate::cli::{Flag, Flags, Invocation};
 use crate::failure::{Exit, Failure};
 use crate::print::{Format, Printer, Reply};
-use crate::{log, password};
+use crate::{discovery, log, password};
 
 const PREFIX: &str = "ETCDCTL_";
 
@@ -23,7 +23,8 @@ pub(crate) static GLOBAL_FLAGS: [Flag; 21] = [
         "simple",
         "how to write results (fields, json, protobuf, simple, table)",
     )
-    .short('w'),
+    .short('w')
+    .one_of(&["fields", "json", "protobuf", "simple", "table"]),
     Flag::bool("hex", "write bytes as hexadecimal escapes"),
     Flag::duration("dial-timeout", "2s", "how long connecting to a member may take"),
     Flag::duration("command-timeout", "5s", "how long a short command may take once connected"),
@@ -51,6 +52,7 @@ pub(crate) static GLOBAL_FLAGS: [Flag; 21] = [
 pub(crate) struct Session {
     runtime: Runtime,
     config: Config,
+    tls: Option<Tls>,
     client: Client,
     credentials: Option<Credentials>,
     command_timeout: Duration,
@@ -70,18 +72,22 @@ impl Session {
         if flags.bool("debug") {
             print_settings(invocation, &flags);
         }
-        refuse_what_is_missing(&flags)?;
-        let mut config = config(&flags);
-        let credentials = if config.token.is_none() { credentials(&flags)? } else { None };
+        let security = Security::read(&flags)?;
         let printer =
             Printer { format: Format::from_name(flags.text("write-out"))?, hex: flags.bool("hex") };
-        let runtime = Builder::new_current_thread()
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
+        let mut config = config(&flags);
+        if let Some(found) = discovered(&flags, &runtime)? {
+            config.endpoints = found;
+        }
+        let tls = security.tls(&config.endpoints)?;
+        let credentials = if config.token.is_none() { credentials(&flags)? } else { None };
         let mut client = {
             let _entered = runtime.enter();
-            Client::new(&config).map_err(|error| Failure::bad_args(error.to_string()))?
+            build(&config, tls.as_ref()).map_err(|error| Failure::bad_args(error.to_string()))?
         };
         if let Some(credentials) = &credentials {
             config.token = runtime
@@ -93,6 +99,7 @@ impl Session {
         Ok(Session {
             runtime,
             config,
+            tls,
             client,
             credentials,
             command_timeout: flags.duration("command-timeout"),
@@ -139,12 +146,149 @@ impl Session {
         &self.config.endpoints
     }
 
+    /// How long a short command may take.
+    pub(crate) fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
     /// A client that only talks to `endpoint`.
     pub(crate) fn client_of(&self, endpoint: &str) -> Result<Client, Error> {
         let config = Config { endpoints: vec![endpoint.to_owned()], ..self.config.clone() };
         let _entered = self.runtime.enter();
-        Ok(Client::new(&config)?.with_timeout(self.command_timeout))
+        Ok(build(&config, self.tls.as_ref())?.with_timeout(self.command_timeout))
     }
+
+    /// Clients that share no connection, with each other or with any other client.
+    pub(crate) fn separate_clients(&self, count: usize) -> Result<Vec<Client>, Failure> {
+        let _entered = self.runtime.enter();
+        (0..count)
+            .map(|_| build(&self.config, self.tls.as_ref()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Failure::bad_args(error.to_string()))
+    }
+
+    /// A client of another cluster, with the time and size limits of this one.
+    pub(crate) fn client_elsewhere(
+        &self,
+        endpoint: String,
+        security: &Security,
+        credentials: Option<&Credentials>,
+    ) -> Result<Client, Failure> {
+        let config = Config { endpoints: vec![endpoint], token: None, ..self.config.clone() };
+        let tls = security.tls(&config.endpoints)?;
+        let client = {
+            let _entered = self.runtime.enter();
+            build(&config, tls.as_ref()).map_err(|error| Failure::bad_args(error.to_string()))?
+        };
+        let Some(credentials) = credentials else {
+            return Ok(client);
+        };
+        let refused = |error| Failure::request_with(Exit::BadConnection, &error);
+        let token = self
+            .runtime
+            .block_on(log_in(&client, config.dial_timeout, credentials))
+            .map_err(refused)?;
+        with_token(&client, token.as_deref()).map_err(refused)
+    }
+}
+
+fn build(config: &Config, tls: Option<&Tls>) -> Result<Client, Error> {
+    let builder = Builder::from(config.clone());
+    match tls {
+        Some(tls) => builder.tls(tls.clone()).build(),
+        None => builder.build(),
+    }
+}
+
+/// How a connection is encrypted, as the flags say it.
+#[derive(Debug, Default)]
+pub(crate) struct Security {
+    /// Files; empty for none.
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) authorities: String,
+    /// Whether connections are only encrypted when an endpoint or a file demands it.
+    pub(crate) is_insecure: bool,
+    pub(crate) skips_verification: bool,
+    /// Whom the certificate must name, if not the endpoint; empty for none.
+    pub(crate) server_name: String,
+}
+
+impl Security {
+    fn read(flags: &Flags) -> Result<Self, Failure> {
+        for name in ["cert", "key", "cacert"] {
+            if flags.is_changed(name) && flags.text(name).is_empty() {
+                return Err(Failure::bad_args(format!(
+                    "empty string is passed to --{name} option"
+                )));
+            }
+        }
+        let is_found_safely = !flags.bool("insecure-discovery");
+        Ok(Security {
+            cert: flags.text("cert").to_owned(),
+            key: flags.text("key").to_owned(),
+            authorities: flags.text("cacert").to_owned(),
+            is_insecure: flags.bool("insecure-transport"),
+            skips_verification: flags.bool("insecure-skip-tls-verify"),
+            server_name: if is_found_safely {
+                flags.text("discovery-srv").to_owned()
+            } else {
+                String::new()
+            },
+        })
+    }
+
+    /// `None` when the endpoints decide by their scheme, without anything special.
+    fn tls(&self, endpoints: &[String]) -> Result<Option<Tls>, Failure> {
+        if self.cert.is_empty() != self.key.is_empty() {
+            return Err(Failure::bad_args(format!(
+                "KeyFile and CertFile must both be present[key: {}, cert: {}]",
+                self.key, self.cert
+            )));
+        }
+        let has_files = !self.cert.is_empty() || !self.authorities.is_empty();
+        let is_wanted = has_files || !self.is_insecure;
+        let is_everywhere = endpoints.iter().all(|endpoint| endpoint.starts_with("https://"));
+        let is_demanded = is_wanted || self.skips_verification && is_everywhere;
+        if !is_demanded {
+            return Ok(None);
+        }
+        let mut tls = Tls::new();
+        if !self.authorities.is_empty() {
+            tls = tls.ca_file(&self.authorities);
+        }
+        if !self.cert.is_empty() {
+            tls = tls.identity_files(&self.cert, &self.key);
+        }
+        if !self.server_name.is_empty() {
+            tls = tls.server_name(&self.server_name);
+        }
+        if self.skips_verification {
+            tls = tls.insecure_skip_verify();
+        }
+        Ok(Some(tls))
+    }
+}
+
+/// The endpoints that `--discovery-srv` leads to, if there are any.
+fn discovered(flags: &Flags, runtime: &Runtime) -> Result<Option<Vec<String>>, Failure> {
+    let domain = flags.text("discovery-srv");
+    if domain.is_empty() {
+        return Ok(None);
+    }
+    let found = runtime
+        .block_on(discovery::endpoints(domain, flags.text("discovery-srv-name")))
+        .map_err(|error| Failure::new(Exit::Error, error))?;
+    let accepts_all = flags.bool("insecure-discovery");
+    let accepted = found.into_iter().filter(|endpoint| {
+        let is_accepted = accepts_all || !endpoint.starts_with("http://");
+        if !is_accepted {
+            eprintln!("ignoring discovered insecure endpoint {endpoint:?}");
+        }
+        is_accepted
+    });
+    let accepted: Vec<String> = accepted.collect();
+    Ok(Some(accepted).filter(|endpoints| !endpoints.is_empty()))
 }
 
 /// Who somebody claims to be.
@@ -235,24 +379,6 @@ fn print_settings(invocation: &Invocation, flags: &Flags) {
         let (open, close) = if flag.name == "endpoints" { ("[", "]") } else { ("", "") };
         eprintln!("{}={open}{value}{close}", variable(flag));
     }
-}
-
-/// TLS and discovery are not there yet; doing without them silently would be worse than refusing.
-fn refuse_what_is_missing(flags: &Flags) -> Result<(), Failure> {
-    for name in ["cert", "key", "cacert"] {
-        if flags.is_changed(name) && flags.text(name).is_empty() {
-            return Err(Failure::bad_args(format!("empty string is passed to --{name} option")));
-        }
-    }
-    for name in ["cert", "key", "cacert", "discovery-srv"] {
-        if !flags.text(name).is_empty() {
-            return Err(not_yet(&format!("--{name}")));
-        }
-    }
-    if !flags.bool("insecure-transport") {
-        return Err(not_yet("--insecure-transport=false"));
-    }
-    Ok(())
 }
 
 fn config(flags: &Flags) -> Config {

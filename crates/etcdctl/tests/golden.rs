@@ -5,9 +5,13 @@
 //! etcdctl did: its stdout, then its stderr with `2> ` in front, then `exit N` if it failed. Lines with `#` are
 //! comments. Whatever differs between two runs (ids, times, sizes, ports) is masked by a word in capitals.
 //!
+//! Two variables are the harness's own: `ASKING=` says whom to ask instead of the script's server, and `DIR` in an
+//! argument is a directory that is gone afterwards.
+//!
 //! `UPDATE_GOLDENFILES=1` rewrites the scripts; then read the diff. The server is the one that `testkit` chooses; the
 //! first line of a script may ask for one that knows etcd 3.7's requests, with `# needs 3.7`, or for real etcd, with
-//! `# needs real etcd`, for services that this workspace's server does not have yet.
+//! `# needs real etcd`, for services that this workspace's server does not have yet. A line `# server: FLAGS` gives the
+//! server flags of its own.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::fmt::Write;
@@ -40,14 +44,16 @@ fn replay(etcdctl: &Path, script: &Path) -> Result<(), String> {
     } else {
         server_binary()
     };
-    let member = start(&server, etcdctl);
+    let flags = text.lines().find_map(|line| line.strip_prefix("# server: ")).unwrap_or_default();
+    let member = start(&server, etcdctl, &flags.split_whitespace().collect::<Vec<_>>());
     let tool = Tool::new(etcdctl, &member.endpoint());
     if text.starts_with("# needs 3.7") && !tool.expect(&["endpoint", "status"]).contains(", 3.7.") {
         println!("skipped: {} needs a server of 3.7", script.display());
         return Ok(());
     }
     let mut played = String::new();
-    let mut session = Session::new(tool, member.endpoint());
+    let dir = member.data_dir().parent().unwrap().display().to_string();
+    let mut session = Session::new(tool, etcdctl, member.endpoint(), dir);
     for step in steps(&text) {
         played.push_str(&step.kept);
         if let Some(line) = &step.command {
@@ -66,9 +72,11 @@ fn replay(etcdctl: &Path, script: &Path) -> Result<(), String> {
 
 /// A member whose own id and cluster's id both have 16 digits: etcdctl pads shorter ones with blanks, which a mask could
 /// not tell from the blanks around them. The ids come from the token and the ports.
-fn start(server: &Path, etcdctl: &Path) -> Member {
-    let members = (0..64)
-        .map(|token: u32| Member::start(server, &["--initial-cluster-token", &token.to_string()]));
+fn start(server: &Path, etcdctl: &Path, flags: &[&str]) -> Member {
+    let members = (0..64).map(|token: u32| {
+        let token = token.to_string();
+        Member::start(server, &[&["--initial-cluster-token", token.as_str()], flags].concat())
+    });
     let has_long_ids = |member: &Member| {
         let ids = Ids::of(&Tool::new(etcdctl, &member.endpoint()));
         ids.cluster.leading_zeros() < 4 && ids.member.leading_zeros() < 4
@@ -127,7 +135,10 @@ fn push(steps: &mut Vec<Step>) -> &mut Step {
 
 struct Session {
     tool: Tool,
+    etcdctl: PathBuf,
     endpoint: String,
+    /// A directory that belongs to the script.
+    dir: String,
     /// Texts that differ from run to run, and what to show instead.
     masks: Vec<(String, &'static str)>,
     /// The id of the lease that was granted last, which scripts call `LEASE`.
@@ -137,27 +148,33 @@ struct Session {
 }
 
 impl Session {
-    fn new(tool: Tool, endpoint: String) -> Self {
+    fn new(tool: Tool, etcdctl: &Path, endpoint: String, dir: String) -> Self {
         let Ids { cluster, member } = Ids::of(&tool);
         let masks = vec![
-            (endpoint.clone(), "ENDPOINT"),
+            (dir.clone(), "DIR"),
             (cluster.to_string(), "CLUSTER"),
             (format!("{cluster:x}"), "CLUSTER_HEX"),
             (member.to_string(), "MEMBER"),
             (format!("{member:x}"), "MEMBER_HEX"),
         ];
         let member_id = format!("{member:x}");
-        Session { tool, endpoint, masks, lease: String::new(), member_id }
+        let etcdctl = etcdctl.to_owned();
+        Session { tool, etcdctl, endpoint, dir, masks, lease: String::new(), member_id }
     }
 
     fn play(&mut self, line: &str, stdin: &str) -> String {
         let line = line
             .replace("LEASE", &self.lease)
             .replace("ENDPOINT", &self.endpoint)
-            .replace("MEMBER_ID", &self.member_id);
+            .replace("MEMBER_ID", &self.member_id)
+            .replace("DIR", &self.dir);
         let words = shell_words(&line);
         let mut words = words.iter().map(String::as_str).peekable();
         let mut tool = self.tool.clone();
+        if let Some(others) = words.peek().and_then(|word| word.strip_prefix("ASKING=")) {
+            tool = Tool::new(&self.etcdctl, others);
+            words.next();
+        }
         while let Some(word) = words.next_if(|word| word.starts_with("ETCDCTL_")) {
             let (name, value) = word.split_once('=').expect("a variable has a value");
             tool = tool.with_env(name, value);
@@ -175,7 +192,8 @@ impl Session {
 
     fn mask(&self, text: &str) -> String {
         let replace = |text: String, (from, to): &(String, &str)| text.replace(from, to);
-        let mut text = self.masks.iter().fold(text.to_owned(), replace);
+        let text = replace_number(text, &self.endpoint, "ENDPOINT");
+        let mut text = self.masks.iter().fold(text, replace);
         if !self.lease.is_empty() {
             let decimal = i64::from_str_radix(&self.lease, 16).unwrap().to_string();
             text = text.replace(&self.lease, "LEASE").replace(&decimal, "LEASE_DECIMAL");
@@ -183,6 +201,17 @@ impl Session {
         let masked: Vec<String> = text.lines().map(mask_line).collect();
         masked.iter().fold(String::new(), |all, line| all + line + "\n")
     }
+}
+
+/// Replaces `from`, which ends with a number, where the number does not go on.
+fn replace_number(text: &str, from: &str, to: &str) -> String {
+    let mut parts = text.split(from);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let goes_on = part.starts_with(|c: char| c.is_ascii_digit());
+        out = out + if goes_on { from } else { to } + part;
+    }
+    out
 }
 
 fn describe(outcome: &Outcome) -> String {
@@ -211,6 +240,8 @@ fn mask_line(line: &str) -> String {
         ("\"dbSize\":", "BYTES"),
         ("\"dbSizeInUse\":", "BYTES"),
         ("\"hash\":", "HASH"),
+        ("\"size\":", "BYTES"),
+        ("cluster version 3.", "Y"),
         ("\"ts\":", "TIME"),
         ("\"took\":", "TIME"),
         ("\"ttl\":", "TTL"),

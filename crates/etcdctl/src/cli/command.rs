@@ -1,9 +1,13 @@
 //! Commands: finding the one that is meant, and running it.
 
 use super::flags::{Flag, Flags, HELP, Kind, Parsed, parse};
-use super::help;
+use super::suggest::{closest, did_you_mean};
+use super::{complete, help};
 use crate::failure::{Exit, Failure};
 use crate::print::write_out;
+
+/// The section of commands that etcd's etcdctl does not have.
+pub(crate) const EXTRA: &str = "extra";
 
 /// A command, or a group of them.
 #[derive(Debug)]
@@ -20,6 +24,10 @@ pub(crate) struct Command {
     /// Flags that the commands below take, too.
     pub(crate) inherited_flags: &'static [Flag],
     pub(crate) subcommands: &'static [Command],
+    /// What the first argument may be, if there are few possibilities.
+    pub(crate) words: &'static [&'static str],
+    /// Whether arguments name files.
+    pub(crate) takes_files: bool,
     pub(crate) action: Action,
 }
 
@@ -31,9 +39,8 @@ pub(crate) enum Action {
     Help,
     /// Nothing by itself.
     Group,
-    /// A command of etcdctl that this build does not have yet. It is listed, so that prefixes mean what they will
-    /// mean, and refuses.
-    Later,
+    /// Answers a shell that wants to complete a command line.
+    Complete,
 }
 
 impl Command {
@@ -48,15 +55,15 @@ impl Command {
             flags: &[],
             inherited_flags: &[],
             subcommands: &[],
+            words: &[],
+            takes_files: false,
             action,
         }
     }
 
-    /// A command that is still to come.
-    pub(crate) const fn later(name: &'static str, section: &'static str) -> Self {
-        let mut command = Command::new(name, section, Action::Later);
-        command.short = "Not supported by this build yet";
-        command
+    /// Whether nobody is told about it.
+    pub(crate) fn is_hidden(&self) -> bool {
+        matches!(self.action, Action::Complete)
     }
 }
 
@@ -76,6 +83,11 @@ impl Invocation {
         self.path.last().expect("a path begins with the program")
     }
 
+    /// How the command is used, for those who used it otherwise.
+    pub(crate) fn usage(&self) -> String {
+        help::usage(&self.path)
+    }
+
     /// The flags that the commands above handed down; those that have an environment variable.
     pub(crate) fn inherited_flags(&self) -> impl Iterator<Item = &'static Flag> + use<> {
         inherited(&self.path[..self.path.len() - 1])
@@ -86,9 +98,9 @@ impl Invocation {
 pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failure> {
     let (path, rest) = resolve(root, args)?;
     let command = *path.last().expect("a path begins with the program");
-    if matches!(command.action, Action::Later) {
-        let names: Vec<&str> = path[1..].iter().map(|command| command.name).collect();
-        return Err(not_yet(&names.join(" ")));
+    if matches!(command.action, Action::Complete) {
+        // The words of an unfinished line are for nobody else to judge.
+        return write_out(complete::answer(root, &rest).as_bytes());
     }
     let Parsed { flags, args, dash } = parse(declared(&path), &rest)
         .map_err(|error| Failure::new(Exit::Error, error).with_usage(help::usage(&path)))?;
@@ -98,17 +110,12 @@ pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failur
     match command.action {
         Action::Run(run) => run(&Invocation { path, flags, args, dash }),
         Action::Help => print_help(root, &args),
-        Action::Group | Action::Later => write_out(help::text(&path).as_bytes()),
+        Action::Group | Action::Complete => write_out(help::text(&path).as_bytes()),
     }
 }
 
-/// The failure of everything that etcdctl has and this build does not.
-pub(crate) fn not_yet(what: &str) -> Failure {
-    Failure::new(Exit::Error, format!("{what} is not supported by this build yet"))
-}
-
 /// Goes down the tree as far as the arguments name commands; returns the path and the arguments without the names.
-fn resolve(
+pub(super) fn resolve(
     root: &'static Command,
     args: &[Vec<u8>],
 ) -> Result<(Vec<&'static Command>, Vec<Vec<u8>>), Failure> {
@@ -160,18 +167,29 @@ fn first_plain(args: &[Vec<u8>], path: &[&'static Command]) -> Option<usize> {
     None
 }
 
-/// The subcommand that `word` names: in full, or by a prefix that no other shares.
+/// The subcommand that `word` names: in full, or by a prefix that no other shares. Commands that etcd does not have
+/// stand back, so every prefix means what it means there.
 fn find(command: &'static Command, word: &str) -> Option<&'static Command> {
     if let Some(exact) = command.subcommands.iter().find(|subcommand| subcommand.name == word) {
         return Some(exact);
     }
-    let mut matching =
-        command.subcommands.iter().filter(|subcommand| subcommand.name.starts_with(word));
-    matching.next().filter(|_| matching.next().is_none())
+    let matching = |section_is_extra: bool| {
+        let mut named = command.subcommands.iter().filter(move |subcommand| {
+            subcommand.name.starts_with(word) && (subcommand.section == EXTRA) == section_is_extra
+        });
+        (named.next(), named.next())
+    };
+    let (first, second) = match matching(false) {
+        (None, _) => matching(true),
+        of_etcd => of_etcd,
+    };
+    first.filter(|_| second.is_none())
 }
 
 /// Every flag that the last command of the path understands.
-fn declared<'a>(path: &'a [&'static Command]) -> impl Iterator<Item = &'static Flag> + use<'a> {
+pub(super) fn declared<'a>(
+    path: &'a [&'static Command],
+) -> impl Iterator<Item = &'static Flag> + use<'a> {
     let own = path.last().map_or(&[][..], |command| command.flags);
     own.iter().chain(inherited(path)).chain(std::iter::once(&HELP))
 }
@@ -196,33 +214,10 @@ fn print_help(root: &'static Command, topic: &[Vec<u8>]) -> Result<(), Failure> 
 
 fn unknown_command(root: &'static Command, word: &str) -> Failure {
     let mut message = format!("unknown command {word:?} for {:?}", root.name);
-    let is_close =
-        |name: &str| edit_distance(name, word) <= 2 || name.starts_with(&word.to_lowercase());
-    let close: Vec<&str> =
-        root.subcommands.iter().map(|command| command.name).filter(|name| is_close(name)).collect();
-    if !close.is_empty() {
-        message.push_str("\n\nDid you mean this?\n");
-        for name in close {
-            message.extend(["\t", name, "\n"]);
-        }
-    }
+    let names = root.subcommands.iter().map(|command| command.name);
+    let close: Vec<&str> = closest(word, names).collect();
+    message.push_str(&did_you_mean(&close));
     Failure::new(Exit::Error, message).with_usage(format!("Run '{} --help' for usage.", root.name))
-}
-
-/// How many letters must be inserted, deleted or replaced (Levenshtein), not looking at case.
-fn edit_distance(left: &str, right: &str) -> usize {
-    let (left, right) = (left.to_lowercase(), right.to_lowercase());
-    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.chars().count()]
 }
 
 #[cfg(test)]
@@ -249,6 +244,8 @@ mod tests {
         assert_eq!(name("le k 1"), "lease keep-alive");
         assert_eq!(name("endp stat"), "endpoint status");
         assert!(resolved("e").is_err(), "elect or endpoint");
+        assert_eq!(name("t"), "txn", "etcd has no other with this letter");
+        assert_eq!((name("to"), name("tr")), ("top".to_owned(), "tree".to_owned()));
         assert_eq!(name("lease xyz"), "lease", "a group swallows what it does not know");
     }
 
@@ -274,14 +271,5 @@ mod tests {
             Failure::new(Exit::Error, "unknown command \"xyzzy\" for \"etcdctl\"")
                 .with_usage("Run 'etcdctl --help' for usage.".to_owned())
         );
-    }
-
-    #[test]
-    fn distances_count_edits() {
-        for (left, right, distance) in
-            [("put", "put", 0), ("put", "puut", 1), ("Lease", "lese", 1), ("", "ab", 2)]
-        {
-            assert_eq!(edit_distance(left, right), distance, "{left} {right}");
-        }
     }
 }

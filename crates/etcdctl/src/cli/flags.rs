@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::suggest::{closest, did_you_mean};
 use crate::go::number::{parse_bool, parse_int};
 use crate::go::{duration, quote::quote};
 
@@ -24,22 +25,33 @@ pub(crate) struct Flag {
     pub(crate) kind: Kind,
     pub(crate) default: &'static str,
     pub(crate) usage: &'static str,
+    /// The values that make sense, if there are few. For help in typing; the command that takes the flag checks it.
+    pub(crate) values: &'static [&'static str],
 }
 
 /// Every command has it, so nobody declares it.
 pub(crate) static HELP: Flag = Flag::bool("help", "print this text").short('h');
 
 impl Flag {
+    const fn new(
+        name: &'static str,
+        kind: Kind,
+        default: &'static str,
+        usage: &'static str,
+    ) -> Self {
+        Flag { name, short: None, kind, default, usage, values: &[] }
+    }
+
     pub(crate) const fn bool(name: &'static str, usage: &'static str) -> Self {
-        Flag { name, short: None, kind: Kind::Bool, default: "false", usage }
+        Flag::new(name, Kind::Bool, "false", usage)
     }
 
     pub(crate) const fn on(name: &'static str, usage: &'static str) -> Self {
-        Flag { name, short: None, kind: Kind::Bool, default: "true", usage }
+        Flag::new(name, Kind::Bool, "true", usage)
     }
 
     pub(crate) const fn int(name: &'static str, usage: &'static str) -> Self {
-        Flag { name, short: None, kind: Kind::Int, default: "0", usage }
+        Flag::new(name, Kind::Int, "0", usage)
     }
 
     /// A number that is not 0 by itself.
@@ -48,7 +60,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Self {
-        Flag { name, short: None, kind: Kind::Int, default, usage }
+        Flag::new(name, Kind::Int, default, usage)
     }
 
     pub(crate) const fn text(
@@ -56,7 +68,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Self {
-        Flag { name, short: None, kind: Kind::Text, default, usage }
+        Flag::new(name, Kind::Text, default, usage)
     }
 
     pub(crate) const fn duration(
@@ -64,7 +76,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Self {
-        Flag { name, short: None, kind: Kind::Duration, default, usage }
+        Flag::new(name, Kind::Duration, default, usage)
     }
 
     pub(crate) const fn list(
@@ -72,11 +84,15 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Self {
-        Flag { name, short: None, kind: Kind::List, default, usage }
+        Flag::new(name, Kind::List, default, usage)
     }
 
     pub(crate) const fn short(self, short: char) -> Self {
         Flag { short: Some(short), ..self }
+    }
+
+    pub(crate) const fn one_of(self, values: &'static [&'static str]) -> Self {
+        Flag { values, ..self }
     }
 
     /// Checks a value and brings it into the form that [`Flags`] keeps.
@@ -165,7 +181,7 @@ impl Flags {
             None => (text, None),
         };
         let Some(flag) = self.find(|flag| flag.name == name) else {
-            return Err(format!("unknown flag: --{name}"));
+            return Err(self.unknown(name));
         };
         let value = match value {
             Some(value) => value,
@@ -205,6 +221,13 @@ impl Flags {
             return self.set(flag, &value);
         }
         Ok(())
+    }
+
+    /// The error of a flag that nobody declared, with those that may have been meant.
+    fn unknown(&self, name: &str) -> String {
+        let known = self.entries.iter().map(|entry| entry.flag.name);
+        let close: Vec<String> = closest(name, known).map(|name| format!("--{name}")).collect();
+        format!("unknown flag: --{name}{}", did_you_mean(&close))
     }
 
     fn find(&self, is_wanted: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
@@ -331,6 +354,7 @@ mod tests {
     fn errors_are_in_pflags_words() {
         let error = |line| parse_line(line).unwrap_err();
         assert_eq!(error("--foo"), "unknown flag: --foo");
+        assert_eq!(error("--prefx"), "unknown flag: --prefx\n\nDid you mean this?\n\t--prefix\n");
         assert_eq!(error("-z"), "unknown shorthand flag: 'z' in -z");
         assert_eq!(error("--rev"), "flag needs an argument: --rev");
         assert_eq!(error("-w"), "flag needs an argument: 'w' in -w");

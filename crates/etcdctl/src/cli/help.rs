@@ -1,32 +1,54 @@
-//! Help texts in cobra's layout.
+//! Help texts in cobra's layout, for terminals of 80 columns.
 
 use std::fmt::Write;
 
-use super::command::{Action, Command};
+use super::command::{Action, Command, EXTRA};
 use super::flags::{Flag, HELP, Kind};
 
 /// The order in which the program lists its commands.
-const SECTIONS: [(&str, &str); 5] = [
+pub(super) const SECTIONS: [(&str, &str); 6] = [
     ("kv", "Key-value commands"),
     ("cluster", "Cluster maintenance commands"),
     ("concurrency", "Concurrency commands"),
     ("auth", "Authentication commands"),
     ("utility", "Utility commands"),
+    (EXTRA, "Commands that etcd's own etcdctl does not have"),
 ];
 
+/// The columns of a line.
+pub(super) const WIDTH: usize = 80;
 /// The columns that command names take, at least.
 const NAME_WIDTH_MIN: usize = 11;
 
 /// What `--help` prints for the last command of the path.
 pub(super) fn text(path: &[&'static Command]) -> String {
-    let command = path.last().expect("a path begins with the program");
-    let about = if command.long.is_empty() { command.short } else { command.long };
     let program = path[0].name;
-    format!(
-        "{}\n\n{}Use \"{program} options\" for a list of global command-line options (applies to all commands).\n",
-        about.trim_end(),
-        usage(path)
-    )
+    let mut out = String::new();
+    for line in about(path).trim_end().lines() {
+        // Indented lines are examples, which stay as they are.
+        let line = if line.starts_with(' ') { line.to_owned() } else { wrapped(line, 0, 0) };
+        add(&mut out, format_args!("{line}\n"));
+    }
+    add(&mut out, format_args!("\n{}", usage(path)));
+    add(
+        &mut out,
+        format_args!("Use \"{program} options\" for the options that every command takes.\n"),
+    );
+    out
+}
+
+/// What the last command of the path is for.
+pub(super) fn about(path: &[&'static Command]) -> &'static str {
+    let command = path.last().expect("a path begins with the program");
+    if command.long.is_empty() { command.short } else { command.long }
+}
+
+/// How the last command of the path is written, without the word that stands for flags.
+pub(super) fn synopsis(path: &[&'static Command]) -> String {
+    let command = path.last().expect("a path begins with the program");
+    let mut words: Vec<&str> = path.iter().map(|command| command.name).collect();
+    words.extend(Some(command.operands).filter(|operands| !operands.is_empty()));
+    words.join(" ")
 }
 
 /// How the last command of the path is used.
@@ -35,10 +57,10 @@ pub(super) fn usage(path: &[&'static Command]) -> String {
     let names: Vec<&str> = path.iter().map(|command| command.name).collect();
     let full_name = names.join(" ");
     let mut out = String::from("Usage:");
-    if matches!(command.action, Action::Run(_) | Action::Help | Action::Later) {
-        let operands = if command.operands.is_empty() { "" } else { " " };
+    if matches!(command.action, Action::Run(_) | Action::Help) {
         let flags = if command.operands.contains("[flags]") { "" } else { " [flags]" };
-        add(&mut out, format_args!("\n  {full_name}{operands}{}{flags}", command.operands));
+        let line = format!("{}{flags}", synopsis(path));
+        add(&mut out, format_args!("\n{}", wrapped(&line, 2, 6)));
     }
     if !command.subcommands.is_empty() {
         add(&mut out, format_args!("\n  {full_name} [command]"));
@@ -55,19 +77,17 @@ pub(super) fn usage(path: &[&'static Command]) -> String {
         add(&mut out, format_args!("\n\nGlobal Flags:\n{}", flag_usages(from_groups).trim_end()));
     }
     if !command.subcommands.is_empty() {
-        add(
-            &mut out,
-            format_args!(
-                "\n\nUse \"{full_name} [command] --help\" for more information about a command."
-            ),
-        );
+        let hint =
+            format!("Use \"{full_name} [command] --help\" for more information about a command.");
+        add(&mut out, format_args!("\n\n{}", wrapped(&hint, 0, 0)));
     }
     out.push('\n');
     out
 }
 
 fn list_commands(out: &mut String, command: &'static Command, by_section: bool) {
-    let mut commands: Vec<&Command> = command.subcommands.iter().collect();
+    let mut commands: Vec<&Command> =
+        command.subcommands.iter().filter(|command| !command.is_hidden()).collect();
     commands.sort_by_key(|command| command.name);
     let longest = commands.iter().map(|command| command.name.len()).max().unwrap_or(0);
     let width = longest.max(NAME_WIDTH_MIN);
@@ -77,43 +97,74 @@ fn list_commands(out: &mut String, command: &'static Command, by_section: bool) 
         add(out, format_args!("\n\n{title}"));
         for command in commands.iter().filter(|command| !by_section || command.section == *section)
         {
-            add(out, format_args!("\n  {:width$} {}", command.name, command.short));
+            let head = format!("  {:width$} ", command.name);
+            let short = wrapped(command.short, head.len(), head.len());
+            add(out, format_args!("\n{head}{}", short.trim_start()));
         }
     }
 }
 
-/// One line per flag, sorted by name.
+/// One entry per flag, sorted by name.
 pub(crate) fn flag_usages(flags: impl IntoIterator<Item = &'static Flag>) -> String {
     let mut flags: Vec<&Flag> = flags.into_iter().collect();
     flags.sort_by_key(|flag| flag.name);
     let heads: Vec<String> = flags.iter().map(|flag| head(flag)).collect();
-    let width = heads.iter().map(String::len).max().unwrap_or(0);
+    let width = heads.iter().map(String::len).max().unwrap_or(0) + 3;
     let mut out = String::new();
     for (flag, head) in flags.iter().zip(&heads) {
-        add(&mut out, format_args!("{head:width$}   {}{}\n", flag.usage, default(flag)));
+        let usage = wrapped(&format!("{}{}", flag.usage, default(flag)), width, width);
+        add(&mut out, format_args!("{head:width$}{}\n", usage.trim_start()));
     }
     out
 }
 
 fn head(flag: &Flag) -> String {
     let short = flag.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
-    let kind = match flag.kind {
+    format!("  {short}--{}{}", flag.name, kind(flag))
+}
+
+/// The kind of value that a flag takes, with a space in front; empty for truth flags.
+pub(super) fn kind(flag: &Flag) -> &'static str {
+    match flag.kind {
         Kind::Bool => "",
         Kind::Int => " int",
         Kind::Text => " string",
         Kind::Duration => " duration",
         Kind::List => " strings",
-    };
-    format!("  {short}--{}{kind}", flag.name)
+    }
 }
 
-fn default(flag: &Flag) -> String {
+/// What a flag is when nobody gives it, with a space in front; empty when that goes without saying.
+pub(super) fn default(flag: &Flag) -> String {
     match (flag.kind, flag.default) {
         (_, "" | "false") | (Kind::Int, "0") => String::new(),
         (Kind::Text, default) => format!(" (default {default:?})"),
         (Kind::List, default) => format!(" (default [{default}])"),
         (_, default) => format!(" (default {default})"),
     }
+}
+
+/// Breaks a text into lines that begin with `first` spaces, or `rest` after the first line. A word that is too long
+/// for any line stays whole.
+pub(super) fn wrapped(text: &str, first: usize, rest: usize) -> String {
+    let mut out = " ".repeat(first);
+    let mut column = first;
+    let mut is_at_start = true;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if !is_at_start && column + 1 + length > WIDTH {
+            out.push('\n');
+            out.push_str(&" ".repeat(rest));
+            column = rest;
+        } else if !is_at_start {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+        is_at_start = false;
+    }
+    out
 }
 
 fn add(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -138,5 +189,56 @@ mod tests {
             --rev int                 the revision\n  \
             -w, --write-out string        the format (default \"simple\")\n";
         assert_eq!(flag_usages(&FLAGS), expected);
+    }
+
+    #[test]
+    fn long_texts_hang() {
+        let text = "a text that is longer than what is left of the line, which has eighty columns";
+        let expected = "      a text that is longer than what is left of the line, which has eighty\n          columns";
+        assert_eq!(wrapped(text, 6, 10), expected);
+        assert_eq!(wrapped("short", 2, 6), "  short");
+        let word = "x".repeat(100);
+        assert_eq!(wrapped(&format!("a {word}"), 0, 1), format!("a\n {word}"));
+    }
+
+    /// Every command with the commands above it.
+    fn paths(path: &[&'static Command]) -> Vec<Vec<&'static Command>> {
+        let command = path.last().unwrap();
+        let below = command.subcommands.iter().filter(|command| !command.is_hidden());
+        let below = below.flat_map(|command| paths(&[path, &[command]].concat()));
+        std::iter::once(path.to_vec()).chain(below).collect()
+    }
+
+    #[test]
+    fn every_help_is_complete_and_fits_a_terminal() {
+        for path in paths(&[&crate::commands::ROOT]) {
+            let help = text(&path);
+            let name = synopsis(&path);
+            for line in help.lines() {
+                assert!(line.chars().count() <= WIDTH, "{name}: {line}");
+                assert_eq!(line.trim_end(), line, "{name}: spaces at the end");
+            }
+            assert!(help.ends_with("every command takes.\n"), "{name}");
+            let command = path.last().unwrap();
+            assert!(!command.short.is_empty(), "{name} says what it is for");
+            let flags = command
+                .flags
+                .iter()
+                .chain(path[1..].iter().flat_map(|above| above.inherited_flags));
+            for flag in flags {
+                assert!(help.contains(&format!("--{}", flag.name)), "{name} --{}", flag.name);
+                assert!(!flag.usage.is_empty(), "{name} --{} says what it does", flag.name);
+            }
+            for below in command.subcommands.iter().filter(|command| !command.is_hidden()) {
+                assert!(help.contains(&format!("\n  {} ", below.name)), "{name} {}", below.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_options_of_every_command_fit_a_terminal() {
+        for line in flag_usages(&crate::session::GLOBAL_FLAGS).lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
     }
 }

@@ -8,9 +8,13 @@
 //! What cannot be read is answered in cobra's words and layout, exit code 1.
 
 mod command;
+mod complete;
 mod flags;
 mod help;
+#[cfg(test)]
+mod manual;
+mod suggest;
 
-pub(crate) use command::{Action, Command, Invocation, not_yet, run};
+pub(crate) use command::{Action, Command, EXTRA, Invocation, run};
 pub(crate) use flags::{Flag, Flags, parse};
 pub(crate) use help::flag_usages;

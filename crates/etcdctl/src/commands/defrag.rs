@@ -8,6 +8,7 @@ use crate::failure::{Exit, Failure, last_attempt};
 use crate::go::duration;
 use crate::log;
 use crate::print::write_out;
+use crate::progress::{Progress, Unit};
 use crate::session::Session;
 
 pub(super) const COMMAND: Command = Command {
@@ -21,12 +22,15 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let is_cluster = session.flags.bool(CLUSTER.name);
     let mut has_failed = false;
-    for endpoint in endpoints(&session, is_cluster)? {
+    let endpoints = endpoints(&session, is_cluster)?;
+    let mut progress = Progress::new("defrag", Unit::Of("members"), endpoints.len() as u64);
+    for endpoint in endpoints {
         let client =
             session.client_of(&endpoint).map_err(|error| Failure::bad_args(error.to_string()))?;
         let start = Instant::now();
         let result = session.block_on(client.defragment());
         let took = duration::format(start.elapsed());
+        progress.hide();
         match result {
             Ok(_) => write_out(
                 format!("Finished defragmenting etcd member[{endpoint}]. took {took}\n").as_bytes(),
@@ -37,6 +41,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
                 has_failed = true;
             }
         }
+        progress.add(1);
     }
     if has_failed { Err(Failure::silent(Exit::Error)) } else { Ok(()) }
 }

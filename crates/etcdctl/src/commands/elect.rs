@@ -3,11 +3,12 @@
 use retcd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use retcd_api::etcdserverpb::{RangeRequest, RangeResponse, WatchCreateRequest};
 use retcd_api::mvccpb::{KeyValue, event::EventType};
-use retcd_client::{Client, Error, cancellation, prefix_end};
+use retcd_client::{Client, Error, cancellation, concurrency, prefix_end};
 
 use crate::cli::{Action, Command, Flag, Invocation};
 use crate::failure::{Exit, Failure};
-use crate::line_up::{Interrupts, Lease, Place, revision};
+use crate::interrupts::Interrupts;
+use crate::line_up::{Place, revision};
 use crate::print::{Printer, Reply};
 use crate::session::Session;
 
@@ -43,25 +44,26 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
 async fn campaign(session: &Session, name: &[u8], proposal: &[u8]) -> Result<(), Failure> {
     let client = session.endless_client();
     let mut interrupts = Interrupts::listen()?;
-    let mut lease = Lease::grant(&client, TTL).await.map_err(|error| Failure::request(&error))?;
-    let place = Place::take(&client, name, proposal, lease.id)
+    let lease = client.lease_grant(TTL, 0).await.map_err(|error| Failure::request(&error))?.id;
+    let kept = concurrency::Session::with_lease(&client, lease);
+    let place = Place::take(&client, name, proposal, lease)
         .await
         .map_err(|error| Failure::request(&error))?;
     let elected = tokio::select! {
         elected = until_elected(&client, &place) => elected,
-        () = lease.until_lost() => Err(expired()),
+        () = kept.done() => Err(expired()),
         () = interrupts.next() => Err(Failure::new(Exit::Error, "context canceled")),
     };
     let result = match elected.and_then(|own| session.print(&Reply::Range(&own))) {
         Ok(()) => tokio::select! {
             () = interrupts.next() => Ok(()),
-            () = lease.until_lost() => Err(expired()),
+            () = kept.done() => Err(expired()),
         },
         Err(failure) => Err(failure),
     };
     let resigned = async {
         let client = session.renewed_client().await?;
-        place.leave(&client, lease.id).await
+        place.leave(&client, lease).await
     };
     // What went wrong first is what counts.
     result.and(resigned.await.map_err(|error| Failure::request(&error)))

@@ -1,22 +1,25 @@
 //! `get`: reads keys.
 
-use retcd_api::etcdserverpb::RangeRequest;
 use retcd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use retcd_api::etcdserverpb::{RangeRequest, RangeResponse};
 use retcd_client::{from_key_range, prefix_range};
 
 use super::{either_prefix_or_from_key, is_serializable, range_end_is_implied};
 use crate::cli::{Action, Command, Flag, Flags, Invocation};
+use crate::decode;
 use crate::failure::{Exit, Failure};
-use crate::print::{Format, Printer, Reply};
+use crate::print::{Format, Printer, Reply, shown, write_out};
 use crate::session::Session;
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <key> [range_end]",
     short: "Gets the key or a range of keys",
     flags: &[
-        Flag::text("consistency", "l", "linearizable (l) or serializable (s)"),
-        Flag::text("order", "", "order of the results: ASCEND or DESCEND (ASCEND if not given)"),
-        Flag::text("sort-by", "", "what to sort by: CREATE, KEY, MODIFY, VALUE or VERSION"),
+        super::CONSISTENCY,
+        Flag::text("order", "", "order of the results: ASCEND or DESCEND (ASCEND if not given)")
+            .one_of(&["ASCEND", "DESCEND"]),
+        Flag::text("sort-by", "", "what to sort by: CREATE, KEY, MODIFY, VALUE or VERSION")
+            .one_of(&["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]),
         Flag::int("limit", "most results to return"),
         Flag::bool("prefix", "get the keys that begin with <key>"),
         Flag::bool("from-key", "get the keys from <key> on, in byte order"),
@@ -24,6 +27,7 @@ pub(super) const COMMAND: Command = Command {
         Flag::bool("keys-only", "get keys without values"),
         Flag::bool("count-only", "get only the number of keys"),
         Flag::bool("print-value-only", "print values without keys (simple format only)"),
+        Flag::bool("decode", "lay out JSON, and dump values that are no text (simple format only)"),
         Flag::bool("stream", "receive the results in pieces (RangeStream)"),
         Flag::int("min-create-rev", "lowest create revision"),
         Flag::int("max-create-rev", "highest create revision"),
@@ -46,7 +50,25 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
         }
     });
     let reply = reply.map_err(|error| Failure::request(&error))?;
-    printer(flags, session.printer)?.print(&Reply::Range(&reply))
+    let printer = printer(flags, session.printer)?;
+    if flags.bool("decode") {
+        return print_decoded(&reply, printer);
+    }
+    printer.print(&Reply::Range(&reply))
+}
+
+/// As the simple format, with values laid out for people.
+fn print_decoded(reply: &RangeResponse, printer: Printer) -> Result<(), Failure> {
+    let Format::Simple { values_only } = printer.format else {
+        return Err(Failure::bad_args("--decode is only for `--write-out=simple`"));
+    };
+    for kv in &reply.kvs {
+        if !values_only {
+            write_out(format!("{}\n", shown(&kv.key)).as_bytes())?;
+        }
+        write_out(format!("{}\n", decode::readable(&kv.value)).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Some flags only make sense with one format. etcdctl finds out once it has the reply, and so do we.

@@ -8,11 +8,13 @@ use std::process::{ExitStatus, Stdio};
 
 use retcd_api::etcdserverpb::RangeResponse;
 use retcd_client::Client;
+use retcd_client::concurrency;
 
 use crate::cli::{Action, Command, Flag, Invocation};
 use crate::failure::{Exit, Failure};
 use crate::go::quote::quote;
-use crate::line_up::{Interrupts, Lease, Place, revision};
+use crate::interrupts::Interrupts;
+use crate::line_up::{Place, revision};
 use crate::print::Reply;
 use crate::session::Session;
 
@@ -50,23 +52,23 @@ async fn lock(
 ) -> Result<(), Failure> {
     let client = session.endless_client();
     let mut interrupts = Interrupts::listen()?;
-    let mut lease = Lease::grant(&client, ttl).await.map_err(|error| Failure::request(&error))?;
-    let place = Place::take(&client, name, b"", lease.id)
-        .await
-        .map_err(|error| Failure::request(&error))?;
+    let lease = client.lease_grant(ttl, 0).await.map_err(|error| Failure::request(&error))?.id;
+    let kept = concurrency::Session::with_lease(&client, lease);
+    let place =
+        Place::take(&client, name, b"", lease).await.map_err(|error| Failure::request(&error))?;
     let held = tokio::select! {
         held = acquire(&client, &place) => held,
-        () = lease.until_lost() => Err(expired()),
+        () = kept.done() => Err(expired()),
         () = interrupts.next() => Err(Failure::new(Exit::Error, "context canceled")),
     };
     let result = match held {
         Err(failure) => Err(failure),
-        Ok(held) if program.is_empty() => hold(session, &held, &mut lease, &mut interrupts).await,
-        Ok(held) => execute(program, &place, &held, &mut lease).await,
+        Ok(held) if program.is_empty() => hold(session, &held, &kept, &mut interrupts).await,
+        Ok(held) => execute(program, &place, &held, &kept).await,
     };
     let left = async {
         let client = session.renewed_client().await?;
-        place.leave(&client, lease.id).await
+        place.leave(&client, lease).await
     };
     // What went wrong first is what counts.
     result.and(left.await.map_err(|error| Failure::request(&error)))
@@ -86,13 +88,13 @@ fn expired() -> Failure {
 async fn hold(
     session: &Session,
     held: &RangeResponse,
-    lease: &mut Lease,
+    kept: &concurrency::Session,
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
     session.print(&Reply::Range(held))?;
     tokio::select! {
         () = interrupts.next() => Ok(()),
-        () = lease.until_lost() => Err(Failure::new(Exit::Error, "session expired")),
+        () = kept.done() => Err(Failure::new(Exit::Error, "session expired")),
     }
 }
 
@@ -102,7 +104,7 @@ async fn execute(
     program: &[Vec<u8>],
     place: &Place,
     held: &RangeResponse,
-    lease: &mut Lease,
+    kept: &concurrency::Session,
 ) -> Result<(), Failure> {
     use std::os::unix::ffi::OsStrExt;
     let to_os = |bytes: &Vec<u8>| std::ffi::OsStr::from_bytes(bytes).to_owned();
@@ -115,7 +117,7 @@ async fn execute(
     tokio::pin!(command);
     let status = tokio::select! {
         status = &mut command => status,
-        () = lease.until_lost() => command.await,
+        () = kept.done() => command.await,
     };
     match status {
         Ok(status) if status.success() => Ok(()),

@@ -51,7 +51,7 @@ const LIST: Command = Command {
     short: "Lists all members in the cluster",
     long: "Lists all members in the cluster.\n\nThe simple format has one line per member: \
            ID, status, name, peer addresses, client addresses, is learner.",
-    flags: &[Flag::text("consistency", "l", "linearizable (l) or serializable (s)")],
+    flags: &[super::CONSISTENCY],
     ..Command::new("list", "", Action::Run(list))
 };
 

@@ -3,9 +3,12 @@
 //! A command reads its arguments into a request, sends it through a [`crate::session::Session`], and prints the
 //! reply. Arguments are checked before the session is opened, so a bad argument is reported even without a cluster.
 
+mod access;
 mod alarm;
 mod auth;
+mod check;
 mod compaction;
+mod completion;
 mod defrag;
 mod del;
 mod downgrade;
@@ -14,18 +17,21 @@ mod endpoint;
 mod get;
 mod lease;
 mod lock;
+mod make_mirror;
 mod member;
 mod move_leader;
 mod options;
 mod put;
 mod role;
 mod snapshot;
+mod top;
+mod tree;
 mod txn;
 mod user;
 mod version;
 mod watch;
 
-use crate::cli::{Action, Command};
+use crate::cli::{Action, Command, Flag};
 use crate::failure::Failure;
 use crate::go::number::{parse_int, parse_uint};
 use crate::session::GLOBAL_FLAGS;
@@ -49,17 +55,20 @@ pub(crate) static ROOT: Command = Command {
         lease::COMMAND,
         member::COMMAND,
         snapshot::COMMAND,
-        Command::later("make-mirror", "utility"),
+        make_mirror::COMMAND,
         lock::COMMAND,
         elect::COMMAND,
         auth::COMMAND,
         user::COMMAND,
         role::COMMAND,
-        Command::later("check", "utility"),
-        Command::later("completion", "utility"),
+        check::COMMAND,
+        completion::COMMAND,
         downgrade::COMMAND,
         options::COMMAND,
         HELP,
+        top::COMMAND,
+        tree::COMMAND,
+        completion::COMPLETE,
     ],
     ..Command::new("etcdctl", "", Action::Group)
 };
@@ -69,6 +78,10 @@ const HELP: Command = Command {
     short: "Explains a command",
     ..Command::new("help", "utility", Action::Help)
 };
+
+/// How far behind an answer may be.
+const CONSISTENCY: Flag =
+    Flag::text("consistency", "l", "linearizable (l) or serializable (s)").one_of(&["l", "s"]);
 
 /// What `--consistency` says: whether any member may answer from what it knows.
 fn is_serializable(consistency: &str) -> Result<bool, Failure> {

@@ -8,10 +8,11 @@ use retcd_api::etcdserverpb::{
 };
 use retcd_client::prefix_end;
 
+use super::access::{change, no_arguments, only_name};
 use super::text;
 use crate::cli::{Action, Command, Flag, Flags, Invocation};
 use crate::failure::Failure;
-use crate::print::{Done, Reply, range};
+use crate::print::{Reply, range};
 use crate::session::Session;
 
 /// As an end: no end. As a key: the first one.
@@ -68,22 +69,16 @@ const REVOKE: Command = Command {
 
 fn add(invocation: &Invocation) -> Result<(), Failure> {
     let name = only_name(invocation, "role add command requires role name as its argument")?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("Role {name} created").into_bytes();
-    let reply = session
-        .block_on(session.patient_client().role_add(AuthRoleAddRequest { name }))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, format!("Role {name} created"), async |client| {
+        Ok(client.role_add(AuthRoleAddRequest { name }).await?.header)
+    })
 }
 
 fn delete(invocation: &Invocation) -> Result<(), Failure> {
     let role = only_name(invocation, "role delete command requires role name as its argument")?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("Role {role} deleted").into_bytes();
-    let reply = session
-        .block_on(session.patient_client().role_delete(AuthRoleDeleteRequest { role }))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, format!("Role {role} deleted"), async |client| {
+        Ok(client.role_delete(AuthRoleDeleteRequest { role }).await?.header)
+    })
 }
 
 fn get(invocation: &Invocation) -> Result<(), Failure> {
@@ -96,9 +91,7 @@ fn get(invocation: &Invocation) -> Result<(), Failure> {
 }
 
 fn list(invocation: &Invocation) -> Result<(), Failure> {
-    if !invocation.args.is_empty() {
-        return Err(Failure::bad_args("role list command requires no arguments"));
-    }
+    no_arguments(invocation, "role list command requires no arguments")?;
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.patient_client().role_list(AuthRoleListRequest {}))
@@ -117,13 +110,10 @@ fn grant(invocation: &Invocation) -> Result<(), Failure> {
     let (key, range_end) = permission_range(keys, &invocation.flags)?;
     let perm = Some(Permission { perm_type: kind.into(), key, range_end });
     let name = text(role)?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("Role {name} updated").into_bytes();
-    let request = AuthRoleGrantPermissionRequest { name, perm };
-    let reply = session
-        .block_on(session.patient_client().role_grant_permission(request))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, format!("Role {name} updated"), async |client| {
+        let request = AuthRoleGrantPermissionRequest { name, perm };
+        Ok(client.role_grant_permission(request).await?.header)
+    })
 }
 
 fn grant_arguments() -> Failure {
@@ -148,21 +138,12 @@ fn revoke(invocation: &Invocation) -> Result<(), Failure> {
     } else {
         [b"range ", range(&keys[0], &range_end).as_slice()].concat()
     };
-    let session = Session::open(invocation)?;
     let sentence =
         [b"Permission of ", what.as_slice(), b" is revoked from role ", role.as_bytes()].concat();
-    let request = AuthRoleRevokePermissionRequest { role, key, range_end };
-    let reply = session
-        .block_on(session.patient_client().role_revoke_permission(request))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
-}
-
-fn only_name(invocation: &Invocation, otherwise: &str) -> Result<String, Failure> {
-    match invocation.args.as_slice() {
-        [name] => text(name),
-        _ => Err(Failure::bad_args(otherwise)),
-    }
+    change(invocation, sentence, async |client| {
+        let request = AuthRoleRevokePermissionRequest { role, key, range_end };
+        Ok(client.role_revoke_permission(request).await?.header)
+    })
 }
 
 fn permission_type(name: &str) -> Result<PermType, Failure> {

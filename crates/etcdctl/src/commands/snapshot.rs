@@ -13,6 +13,7 @@ use crate::failure::{Exit, Failure, last_attempt};
 use crate::go::duration;
 use crate::log;
 use crate::print::{size, write_out};
+use crate::progress::{Progress, Unit};
 use crate::session::Session;
 
 /// The last bytes of a snapshot are a SHA-256, which makes its size no multiple of a disk's sector.
@@ -43,6 +44,11 @@ pub(super) const COMMAND: Command = Command {
 const SAVE: Command = Command {
     operands: "<filename>",
     short: "Stores an etcd node backend snapshot to a given file",
+    long: "Stores an etcd node backend snapshot to a given file.\n\n\
+           The member is the one that --endpoints names, which must be a single one. The file ends with a checksum \
+           of all before it; `etcdutl snapshot status` verifies it, and `etcdutl snapshot restore` makes a data \
+           directory of it.",
+    takes_files: true,
     ..Command::new("save", "", Action::Run(save))
 };
 
@@ -140,6 +146,7 @@ impl Part {
         log::info("fetching snapshot", &[("endpoint", endpoint)]);
         let mut received = Received { bytes: 0, version: String::new() };
         let mut is_first = true;
+        let mut progress = Progress::new("snapshot", Unit::Bytes, 0);
         loop {
             let piece = match snapshot.next().await {
                 Ok(Some(piece)) => piece,
@@ -151,6 +158,8 @@ impl Part {
             is_first = false;
             (&self.file).write_all(&piece.blob).map_err(|error| broken(error.to_string()))?;
             received.bytes += piece.blob.len() as u64;
+            progress.set_total(received.bytes + piece.remaining_bytes);
+            progress.set(received.bytes);
             if received.version.is_empty() {
                 received.version = piece.version;
             }

@@ -13,8 +13,6 @@
 //!
 //! ```
 
-use std::io::BufRead;
-
 use retcd_api::etcdserverpb::compare::{CompareResult, TargetUnion};
 use retcd_api::etcdserverpb::{Compare, TxnRequest};
 use retcd_client::{Txn, compare};
@@ -24,6 +22,7 @@ use crate::cli::{Action, Command, Flag, Invocation, parse};
 use crate::failure::{Exit, Failure};
 use crate::go::number::parse_int;
 use crate::go::quote::{quote, unquote_prefix};
+use crate::input::Lines;
 use crate::print::{Reply, write_out};
 use crate::session::Session;
 use crate::words;
@@ -51,14 +50,20 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
         return Err(Failure::bad_args("txn command does not accept argument"));
     }
     let session = Session::open(invocation)?;
-    let request = read(&mut std::io::stdin().lock(), invocation.flags.bool("interactive"))?;
+    let is_interactive = invocation.flags.bool("interactive");
+    let mut lines = Lines::of_stdin(is_interactive);
+    let request = read(&mut || lines.next(), is_interactive)?;
+    drop(lines);
     let reply = session
         .block_on(session.patient_client().txn(request))
         .map_err(|error| Failure::request(&error))?;
     session.print(&Reply::Txn(&reply))
 }
 
-fn read(input: &mut impl BufRead, is_interactive: bool) -> Result<TxnRequest, Failure> {
+/// Where lines come from, without their ends; `None` at the end of the input.
+type NextLine<'a> = dyn FnMut() -> Result<Option<Vec<u8>>, Failure> + 'a;
+
+fn read(input: &mut NextLine<'_>, is_interactive: bool) -> Result<TxnRequest, Failure> {
     let prompt = |text: &str| if is_interactive { write_out(text.as_bytes()) } else { Ok(()) };
     let mut txn = Txn::new();
     prompt("compares:\n")?;
@@ -78,12 +83,8 @@ fn read(input: &mut impl BufRead, is_interactive: bool) -> Result<TxnRequest, Fa
 }
 
 /// The next line without the spaces around it; `None` for an empty one, which ends a part.
-fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failure> {
-    let mut line = Vec::new();
-    input.read_until(b'\n', &mut line).map_err(|error| invalid(error.to_string()))?;
-    if line.pop() != Some(b'\n') {
-        return Err(invalid("EOF"));
-    }
+fn read_line(input: &mut NextLine<'_>) -> Result<Option<Vec<u8>>, Failure> {
+    let line = input()?.ok_or_else(|| invalid("EOF"))?;
     let line = line.trim_ascii().to_vec();
     Ok(Some(line).filter(|line| !line.is_empty()))
 }
@@ -195,7 +196,10 @@ mod tests {
     use retcd_api::etcdserverpb::request_op::Request;
 
     fn read_text(text: &str) -> Result<TxnRequest, Failure> {
-        read(&mut text.as_bytes(), false)
+        // A last line that nothing ends is not read.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let mut lines = whole.lines();
+        read(&mut || Ok(lines.next().map(|line| line.as_bytes().to_vec())), false)
     }
 
     fn error_of(line: &str) -> Failure {

@@ -6,11 +6,12 @@ use retcd_api::etcdserverpb::{
     AuthUserGetRequest, AuthUserGrantRoleRequest, AuthUserListRequest, AuthUserRevokeRoleRequest,
 };
 
+use super::access::{change, names, no_arguments, only_name};
 use super::text;
 use crate::cli::{Action, Command, Flag, Flags, Invocation};
 use crate::failure::Failure;
 use crate::password;
-use crate::print::{Done, Reply, write_out};
+use crate::print::{Reply, write_out};
 use crate::session::Session;
 
 pub(super) const COMMAND: Command = Command {
@@ -74,13 +75,9 @@ fn add(invocation: &Invocation) -> Result<(), Failure> {
         return Err(Failure::bad_args("user add command requires user name as its argument"));
     };
     let request = new_user(&text(argument)?, &invocation.flags)?;
-    let name = request.name.clone();
-    let session = Session::open(invocation)?;
-    let reply = session
-        .block_on(session.patient_client().user_add(request))
-        .map_err(|error| Failure::request(&error))?;
-    let sentence = format!("User {name} created").into_bytes();
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, format!("User {} created", request.name), async |client| {
+        Ok(client.user_add(request).await?.header)
+    })
 }
 
 /// The password comes from a flag, from behind a colon in the argument, or from whoever runs this.
@@ -109,12 +106,9 @@ fn ask(user: &str, flags: &Flags) -> Result<String, Failure> {
 
 fn delete(invocation: &Invocation) -> Result<(), Failure> {
     let name = only_name(invocation, "user delete command requires user name as its argument")?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("User {name} deleted").into_bytes();
-    let reply = session
-        .block_on(session.patient_client().user_delete(AuthUserDeleteRequest { name }))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, format!("User {name} deleted"), async |client| {
+        Ok(client.user_delete(AuthUserDeleteRequest { name }).await?.header)
+    })
 }
 
 fn get(invocation: &Invocation) -> Result<(), Failure> {
@@ -139,9 +133,7 @@ fn get(invocation: &Invocation) -> Result<(), Failure> {
 }
 
 fn list(invocation: &Invocation) -> Result<(), Failure> {
-    if !invocation.args.is_empty() {
-        return Err(Failure::bad_args("user list command requires no arguments"));
-    }
+    no_arguments(invocation, "user list command requires no arguments")?;
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.patient_client().user_list(AuthUserListRequest {}))
@@ -152,50 +144,24 @@ fn list(invocation: &Invocation) -> Result<(), Failure> {
 fn change_password(invocation: &Invocation) -> Result<(), Failure> {
     let name = only_name(invocation, "user passwd command requires user name as its argument")?;
     let password = ask(&name, &invocation.flags)?;
-    let session = Session::open(invocation)?;
     let request = AuthUserChangePasswordRequest { name, password, ..Default::default() };
-    let reply = session
-        .block_on(session.patient_client().user_change_password(request))
-        .map_err(|error| Failure::request(&error))?;
-    let sentence = b"Password updated".to_vec();
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    change(invocation, "Password updated", async |client| {
+        Ok(client.user_change_password(request).await?.header)
+    })
 }
 
 fn grant_role(invocation: &Invocation) -> Result<(), Failure> {
-    let [user, role] = two_names(
-        invocation,
-        "user grant command requires user name and role name as its argument",
-    )?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("Role {role} is granted to user {user}").into_bytes();
-    let reply = session
-        .block_on(session.patient_client().user_grant_role(AuthUserGrantRoleRequest { user, role }))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
+    let otherwise = "user grant command requires user name and role name as its argument";
+    let [user, role] = names(invocation, otherwise)?;
+    change(invocation, format!("Role {role} is granted to user {user}"), async |client| {
+        Ok(client.user_grant_role(AuthUserGrantRoleRequest { user, role }).await?.header)
+    })
 }
 
 fn revoke_role(invocation: &Invocation) -> Result<(), Failure> {
-    let [name, role] =
-        two_names(invocation, "user revoke-role requires user name and role name as its argument")?;
-    let session = Session::open(invocation)?;
-    let sentence = format!("Role {role} is revoked from user {name}").into_bytes();
-    let request = AuthUserRevokeRoleRequest { name, role };
-    let reply = session
-        .block_on(session.patient_client().user_revoke_role(request))
-        .map_err(|error| Failure::request(&error))?;
-    session.print(&Reply::Done(&Done { header: reply.header, sentence }))
-}
-
-fn only_name(invocation: &Invocation, otherwise: &str) -> Result<String, Failure> {
-    match invocation.args.as_slice() {
-        [name] => text(name),
-        _ => Err(Failure::bad_args(otherwise)),
-    }
-}
-
-fn two_names(invocation: &Invocation, otherwise: &str) -> Result<[String; 2], Failure> {
-    match invocation.args.as_slice() {
-        [first, second] => Ok([text(first)?, text(second)?]),
-        _ => Err(Failure::bad_args(otherwise)),
-    }
+    let otherwise = "user revoke-role requires user name and role name as its argument";
+    let [name, role] = names(invocation, otherwise)?;
+    change(invocation, format!("Role {role} is revoked from user {name}"), async |client| {
+        Ok(client.user_revoke_role(AuthUserRevokeRoleRequest { name, role }).await?.header)
+    })
 }

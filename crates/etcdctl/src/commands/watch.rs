@@ -3,19 +3,22 @@
 //! With `-i` the watches come from stdin, one a line, and share one stream.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
 
 use retcd_api::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use retcd_api::mvccpb::Event;
+use retcd_api::mvccpb::event::EventType;
 use retcd_client::{Error, Watcher, cancellation, is_progress_notify, prefix_range};
 use tokio::sync::mpsc;
 
 use crate::cli::{Action, Command, Flag, Flags, Invocation, parse};
 use crate::failure::{Exit, Failure};
 use crate::go::quote::{quote, quote_list};
-use crate::print::{Printer, Reply, write_out};
+use crate::input::Lines;
+use crate::interrupts::Interrupts;
+use crate::print::{Printer, Reply, shown, write_out};
 use crate::session::Session;
-use crate::words;
+use crate::terminal::is_interactive;
+use crate::{diff, words};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
@@ -26,17 +29,28 @@ pub(super) const COMMAND: Command = Command {
         Flag::int("rev", "revision to begin with"),
         Flag::bool("prev-kv", "show key and value from before each event, too"),
         Flag::bool("progress-notify", "let the server report its progress now and then"),
+        Flag::bool("diff", "show what changed in values (simple format only)"),
     ],
     ..Command::new("watch", "kv", Action::Run(run))
 };
 
 /// Lines of stdin that wait while a reply is being printed. A full queue makes the reader wait.
 const LINES_MAX: usize = 16;
+/// What shells report for programs that were interrupted.
+const INTERRUPTED: u8 = 130;
 
-/// What to watch, and what to run for each event.
+/// What to watch, and what to do with each event.
 #[derive(Debug, PartialEq)]
 struct Plan {
     request: WatchCreateRequest,
+    treatment: Treatment,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Treatment {
+    /// Shows what changed, instead of keys and values.
+    shows_diff: bool,
+    /// What to run; empty for nothing.
     program: Vec<Vec<u8>>,
 }
 
@@ -68,6 +82,9 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
         },
     )?;
     let session = Session::open(invocation)?;
+    if plan.treatment.shows_diff {
+        session.printer.simple_only()?;
+    }
     session.block_on(single(&session, plan))
 }
 
@@ -122,10 +139,11 @@ fn plan(
         range_end: range_end.into(),
         start_revision: flags.int("rev"),
         progress_notify: flags.bool("progress-notify"),
-        prev_kv: flags.bool("prev-kv"),
+        prev_kv: flags.bool("prev-kv") || flags.bool("diff"),
         ..Default::default()
     };
-    Ok(Plan { request, program: program.to_vec() })
+    let treatment = Treatment { shows_diff: flags.bool("diff"), program: program.to_vec() };
+    Ok(Plan { request, treatment })
 }
 
 /// One watch, until the server ends it.
@@ -137,10 +155,7 @@ async fn single(session: &Session, plan: Plan) -> Result<(), Failure> {
             Ok(reply) => reply,
             Err(error) => over(&error),
         };
-        show(session.printer, &reply)?;
-        for event in &reply.events {
-            execute(&plan.program, &reply, event).await?;
-        }
+        treat(session.printer, &plan.treatment, &reply).await?;
         if reply.canceled {
             return Err(Failure::new(Exit::Interrupted, "watch is canceled by the server"));
         }
@@ -150,24 +165,35 @@ async fn single(session: &Session, plan: Plan) -> Result<(), Failure> {
 /// Watches as stdin demands them, until it ends.
 async fn interactive(session: &Session, environment: &Environment) -> Result<(), Failure> {
     let mut lines = lines_of_stdin();
+    // While a line is edited the terminal is not as it was, so a signal cannot just end the program.
+    let mut interrupts = is_interactive().then(Interrupts::listen).transpose()?;
     let mut watcher = session.endless_client().needing_leader().watcher();
-    let mut programs = BTreeMap::new();
+    let mut treatments = BTreeMap::new();
     loop {
         tokio::select! {
             line = lines.recv() => match line {
-                Some(line) => obey(&line, &mut watcher, &mut programs, environment).await?,
+                Some(Ok(line)) => obey(&line, &mut watcher, &mut treatments, environment).await?,
+                Some(Err(failure)) => return Err(failure),
                 None => return Err(Failure::new(Exit::InvalidInput, "error reading watch request line: EOF")),
             },
             reply = watcher.next() => match reply {
-                Ok(reply) => show_shared(session.printer, &watcher, &reply, &programs).await?,
+                Ok(reply) => show_shared(session.printer, &watcher, &reply, &treatments).await?,
                 Err(error) => {
                     // The stream is gone, and every watch with it.
-                    for _ in std::mem::take(&mut programs) {
+                    for _ in std::mem::take(&mut treatments) {
                         show(session.printer, &over(&error))?;
                     }
                 }
             },
+            () = interrupted(&mut interrupts) => return Err(Failure::silent(Exit::Child(INTERRUPTED))),
         }
+    }
+}
+
+async fn interrupted(interrupts: &mut Option<Interrupts>) {
+    match interrupts {
+        Some(interrupts) => interrupts.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -175,7 +201,7 @@ async fn interactive(session: &Session, environment: &Environment) -> Result<(),
 async fn obey(
     line: &[u8],
     watcher: &mut Watcher,
-    programs: &mut BTreeMap<i64, Vec<Vec<u8>>>,
+    treatments: &mut BTreeMap<i64, Treatment>,
     environment: &Environment,
 ) -> Result<(), Failure> {
     let shown = String::from_utf8_lossy(line);
@@ -191,7 +217,7 @@ async fn obey(
         b"watch" => match plan_of_line(args, environment) {
             Ok(plan) => {
                 let id = watcher.create(plan.request).await;
-                programs.insert(id, plan.program);
+                treatments.insert(id, plan.treatment);
             }
             Err(Refusal::NoWatch(text)) => eprintln!("Invalid command {shown} ({text})"),
             Err(Refusal::BadArgs(text)) => return Err(Failure::bad_args(text)),
@@ -207,16 +233,15 @@ fn plan_of_line(args: &[Vec<u8>], environment: &Environment) -> Result<Plan, Ref
     plan(&parsed.flags, &parsed.args, parsed.dash, environment)
 }
 
-/// Lines of stdin without their ends. A last line that nothing ends does not count, as in etcdctl.
-fn lines_of_stdin() -> mpsc::Receiver<Vec<u8>> {
+/// Lines of stdin, edited on a terminal.
+fn lines_of_stdin() -> mpsc::Receiver<Result<Vec<u8>, Failure>> {
     let (sender, receiver) = mpsc::channel(LINES_MAX);
     // Reading stdin cannot be interrupted. The thread ends with the program.
     std::thread::spawn(move || {
-        let mut stdin = std::io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            let is_whole = stdin.read_until(b'\n', &mut line).is_ok() && line.pop() == Some(b'\n');
-            if !is_whole || sender.blocking_send(line).is_err() {
+        let mut lines = Lines::of_stdin(true);
+        while let Some(line) = lines.next().transpose() {
+            let is_last = line.is_err();
+            if sender.blocking_send(line).is_err() || is_last {
                 return;
             }
         }
@@ -229,18 +254,47 @@ async fn show_shared(
     printer: Printer,
     watcher: &Watcher,
     reply: &WatchResponse,
-    programs: &BTreeMap<i64, Vec<Vec<u8>>>,
+    treatments: &BTreeMap<i64, Treatment>,
 ) -> Result<(), Failure> {
+    if let Some(treatment) = treatments.get(&reply.watch_id) {
+        return treat(printer, treatment, reply).await;
+    }
     let times = if reply.watch_id < 0 && !reply.canceled { watcher.ids().count() } else { 1 };
     for _ in 0..times {
         show(printer, reply)?;
     }
-    if let Some(program) = programs.get(&reply.watch_id) {
-        for event in &reply.events {
-            execute(program, reply, event).await?;
-        }
+    Ok(())
+}
+
+/// Prints a reply, and does for each event what its watch asks for.
+async fn treat(
+    printer: Printer,
+    treatment: &Treatment,
+    reply: &WatchResponse,
+) -> Result<(), Failure> {
+    if treatment.shows_diff && !reply.events.is_empty() {
+        write_out(reply.events.iter().map(changes).collect::<String>().as_bytes())?;
+    } else {
+        show(printer, reply)?;
+    }
+    for event in &reply.events {
+        execute(&treatment.program, reply, event).await?;
     }
     Ok(())
+}
+
+/// What an event changed, for people.
+fn changes(event: &Event) -> String {
+    let kv = event.kv.clone().unwrap_or_default();
+    let (kind, key) = (event.r#type(), shown(&kv.key));
+    let mut out = format!("{} {key} at revision {}\n", kind.as_str_name(), kv.mod_revision);
+    if kind == EventType::Put {
+        let before = event.prev_kv.as_ref().map(|kv| kv.value.as_ref());
+        for line in diff::describe(before, &kv.value) {
+            out.extend(["  ", &line, "\n"]);
+        }
+    }
+    out
 }
 
 fn show(printer: Printer, reply: &WatchResponse) -> Result<(), Failure> {
@@ -318,7 +372,8 @@ mod tests {
         assert_eq!(plan.request.key.as_ref(), b"foo");
         assert_eq!(plan.request.range_end.as_ref(), b"bar");
         assert_eq!((plan.request.start_revision, plan.request.prev_kv), (3, true));
-        assert_eq!(plan.program, [b"echo".to_vec(), b"hi".to_vec()]);
+        assert_eq!(plan.treatment.program, [b"echo".to_vec(), b"hi".to_vec()]);
+        assert!(planned("foo --diff", &[]).unwrap().request.prev_kv, "needs the old value");
         assert_eq!(planned("foo --prefix", &[]).unwrap().request.range_end.as_ref(), b"fop");
     }
 

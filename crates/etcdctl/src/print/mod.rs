@@ -22,6 +22,8 @@ use retcd_api::etcdserverpb::{
 };
 
 use crate::failure::{Exit, Failure};
+use crate::go::quote::quote;
+use crate::input;
 
 pub(crate) use simple::range;
 pub(crate) use units::size;
@@ -132,6 +134,17 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
+    /// Refuses every format but the simple one, for output that has only one form.
+    pub(crate) fn simple_only(self) -> Result<(), Failure> {
+        match self.format {
+            Format::Simple { .. } => Ok(()),
+            Format::Fields => Err(unsupported("fields")),
+            Format::Json => Err(unsupported("json")),
+            Format::Protobuf => Err(unsupported("protobuf")),
+            Format::Table => Err(unsupported("table")),
+        }
+    }
+
     /// Writes a reply to stdout; `simple` writes about unhealthy endpoints to stderr.
     pub(crate) fn print(self, reply: &Reply<'_>) -> Result<(), Failure> {
         let Output { out, err } = self.render(reply)?;
@@ -154,13 +167,19 @@ impl Printer {
 
 /// Writes to stdout at once, so that readers of a pipe see each reply when it comes.
 pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    written.map_err(|error| match error.kind() {
+    input::print_above(bytes).map_err(|error| match error.kind() {
         // Whoever read the pipe has seen enough, as `head` does.
         ErrorKind::BrokenPipe => Failure::silent(Exit::Error),
         _ => Failure::new(Exit::Error, format!("write stdout: {error}")),
     })
+}
+
+/// A key, or a part of one, in the midst of a line.
+pub(crate) fn shown(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        Ok(_) | Err(_) => quote(key),
+    }
 }
 
 fn unsupported(format: &str) -> Failure {

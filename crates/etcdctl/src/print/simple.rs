@@ -221,3 +221,63 @@ pub(crate) fn range(key: &[u8], end: &[u8]) -> Vec<u8> {
 fn cluster_id(header: Option<&ResponseHeader>) -> u64 {
     header.map_or(0, |header| header.cluster_id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemberChange;
+    use super::*;
+    use retcd_api::etcdserverpb::{
+        DowngradeResponse, Member, MemberAddResponse, MemberListResponse,
+    };
+
+    fn rendered(reply: &Reply<'_>) -> String {
+        String::from_utf8(render(reply, false, false).out).unwrap()
+    }
+
+    fn header(cluster_id: u64) -> ResponseHeader {
+        ResponseHeader { cluster_id, ..Default::default() }
+    }
+
+    #[test]
+    fn ids_of_members_are_padded_with_blanks_to_sixteen_digits() {
+        let change = |id, cluster_id| {
+            let reply =
+                MemberListResponse { header: Some(header(cluster_id)), ..Default::default() };
+            rendered(&Reply::MemberChange(&MemberChange { id, done: "removed from", reply }))
+        };
+        let whole = 0xc4b1_a2b3_c4d5_e6f7;
+        assert_eq!(
+            change(whole, 0x1a2b),
+            "Member c4b1a2b3c4d5e6f7 removed from cluster             1a2b\n"
+        );
+        assert_eq!(
+            change(0x0c4b_1a2b_3c4d_5e6f, whole),
+            "Member  c4b1a2b3c4d5e6f removed from cluster c4b1a2b3c4d5e6f7\n"
+        );
+        let member = |id, is_learner| Some(Member { id, is_learner, ..Default::default() });
+        let added = |member| {
+            let reply =
+                MemberAddResponse { header: Some(header(0xf)), member, ..Default::default() };
+            rendered(&Reply::MemberAdd(&reply))
+        };
+        assert_eq!(
+            added(member(0xa, false)),
+            "Member                a added to cluster                f\n"
+        );
+        assert_eq!(
+            added(member(whole, true)),
+            "Member c4b1a2b3c4d5e6f7 added as learner to cluster                f\n"
+        );
+    }
+
+    #[test]
+    fn steps_of_a_downgrade_name_the_version() {
+        let reply = DowngradeResponse { header: Some(header(1)), version: "3.6.0".to_owned() };
+        for action in ["validate", "enable", "cancel"] {
+            assert_eq!(
+                rendered(&Reply::Downgrade(action, &reply)),
+                format!("Downgrade {action} success, cluster version 3.6.0\n")
+            );
+        }
+    }
+}
