@@ -87,7 +87,9 @@ impl<S: Deref<Target = Services>> Call<S> {
             } else {
                 RequestKind::Call(self.rpc)
             };
-            self.metrics().request_took(kind, error.is_none(), self.started.elapsed());
+            let took = self.started.elapsed();
+            self.metrics().request_took(kind, error.is_none(), took);
+            self.metrics().call_ended(kind, error, took);
         } else if let Some(error) = error {
             self.count_broken_stream(error);
         }

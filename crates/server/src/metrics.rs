@@ -8,6 +8,7 @@
 //!
 //! `registry` has the atomics and the text format, `grpc` the counters per method, `process` what `/proc` knows.
 
+mod applied;
 mod grpc;
 mod process;
 pub mod registry;
@@ -15,6 +16,8 @@ mod requests;
 
 use crate::config::FeatureGates;
 use crate::config::help::ETCD_VERSION;
+pub use applied::Commits;
+pub(crate) use applied::Hop;
 pub use grpc::{Grpc, Method};
 use registry::{
     Counter, CounterVec, Family, Gauge, GaugeVec, Histogram, HistogramVec, by, exp, exp_by, one,
@@ -34,6 +37,8 @@ macro_rules! metrics {
         pub struct Metrics {
             /// `grpc_server_*`, by method.
             pub grpc: Grpc,
+            /// Handles of what the commit thread tells.
+            pub commits: Commits,
             /// Handles of `etcd_server_request_duration_seconds`.
             pub requests: Requests,
             $(#[doc = concat!("`", $name, "`: ", $help)] pub $field: $type,)*
@@ -41,7 +46,7 @@ macro_rules! metrics {
 
         impl Metrics {
             fn empty(extensive: bool) -> Self {
-                Self { grpc: Grpc::new(extensive), requests: Requests::new(), $($field: $init,)* }
+                Self { grpc: Grpc::new(extensive), requests: Requests::new(), commits: Commits::default(), $($field: $init,)* }
             }
 
             /// Name, help and samples of the rows of the table.
@@ -159,6 +164,12 @@ metrics! {
     server_slow_read_indexes_total: Counter = one(), "etcd_server_slow_read_indexes_total", "Late or timed-out read-index answers.";
     server_snapshot_apply_in_progress_total: Gauge = one(), "etcd_server_snapshot_apply_in_progress_total", "1 while applying a received snapshot.";
     server_version: GaugeVec<1> = by(["server_version"]), "etcd_server_version", "Value 1 for the server version.";
+    commit_hop_duration_seconds: HistogramVec<1> = exp_by(["hop"], 0.00001, 2.0, 20), "retcd_commit_hop_duration_seconds", "Time that a batch of writes spent at a hop of its way: queue (its oldest request), log (write and sync), apply.";
+    commit_batch_requests: Histogram = exp(1.0, 2.0, 14), "retcd_commit_batch_requests", "Requests that went into the log together.";
+    mvcc_cached_value_bytes: Gauge = one(), "retcd_mvcc_cached_value_bytes", "Current values that are held in memory.";
+    mvcc_history_revisions: Gauge = one(), "retcd_mvcc_history_revisions", "Revisions that can still be read: those after the last compaction.";
+    queue_depth: GaugeVec<1> = by(["queue"]), "retcd_queue_depth", "What waits now: proposals for the log, watch events for their streams.";
+    queue_bytes: GaugeVec<1> = by(["queue"]), "retcd_queue_bytes", "Bytes that wait now: backend is what was applied and is not in the database file yet.";
     traces_dropped_spans_total: Counter = one(), "retcd_traces_dropped_spans_total", "Spans that were not kept: the trace collector is slow or away.";
     snap_db_fsync_duration_seconds: Histogram = exp(0.001, 2.0, 14), "etcd_snap_db_fsync_duration_seconds", "Fsync of a received .snap.db.";
     snap_db_save_total_duration_seconds: Histogram = exp(0.1, 2.0, 10), "etcd_snap_db_save_total_duration_seconds", "Time to save a received .snap.db.";

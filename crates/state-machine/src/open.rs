@@ -22,7 +22,7 @@ use crate::mvcc::index::{Entry, Index, Version};
 use crate::mvcc::tail::Tail;
 use crate::mvcc::{Compactions, KeyValue, RecordKey, Revision};
 use crate::schema::{Bucket, meta};
-use crate::store::Store;
+use crate::store::{Store, Tally};
 
 /// Reads everything. The leases go to `lessor`, with their keys.
 pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Store, Failure> {
@@ -59,6 +59,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Sto
         alarms: stored_alarms(&*backend)?,
         cached_bytes: 0,
         scratch: Vec::new(),
+        tally: Tally::default(),
         generation: 0,
         backend,
     })

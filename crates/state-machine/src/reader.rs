@@ -23,7 +23,7 @@ use crate::mvcc::{
 };
 use crate::rejection::Rejection;
 use crate::schema::Bucket;
-use crate::store::{SLICE, Shared, Store};
+use crate::store::{SLICE, Shared, Store, Tally};
 use crate::watch::{History, HistoryError};
 
 /// Why a read gave nothing: a "no" for the client, or a fault of this member.
@@ -101,6 +101,11 @@ impl Reader {
     /// Bytes of the values in memory.
     pub fn cached_bytes(&self) -> usize {
         self.shared.store.read().cached_bytes
+    }
+
+    /// What was written since the start.
+    pub fn tally(&self) -> Tally {
+        self.shared.store.read().tally
     }
 
     /// Whether a write of this [charge](crate::check::charge) fits the quota.

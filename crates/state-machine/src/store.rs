@@ -47,6 +47,19 @@ pub(crate) struct Store {
     pub(crate) cached_bytes: usize,
     /// Saves an allocation per put.
     pub(crate) scratch: Vec<u8>,
+    pub(crate) tally: Tally,
+}
+
+/// What was written since the start, for metrics. Replayed entries count too.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    pub puts: u64,
+    /// Keys and values of the puts.
+    pub put_bytes: u64,
+    /// Deleted keys.
+    pub deletes: u64,
+    /// Requests that changed more than one key, or one more than once.
+    pub txns: u64,
 }
 
 impl Store {

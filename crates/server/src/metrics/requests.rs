@@ -5,6 +5,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use retcd_api::error::{Code, RpcError};
+
 use super::registry::Histogram;
 use super::{Metrics, label_of};
 use crate::services::Rpc;
@@ -66,15 +68,32 @@ impl RequestKind {
 #[derive(Debug)]
 pub struct Requests {
     handles: Vec<[OnceLock<Arc<Histogram>>; 2]>,
+    /// Of `etcd_server_range_duration_seconds`, by success.
+    ranges: [OnceLock<Arc<Histogram>>; 2],
 }
 
 impl Requests {
+    /// Transactions without a write that were answered.
+    pub(crate) fn read_only_txns(&self) -> u64 {
+        let handle = &self.handles[RequestKind::ReadonlyTxn.index()][1];
+        handle.get().map_or(0, |histogram| histogram.count())
+    }
+
     pub(super) fn new() -> Self {
-        Self { handles: (0..=Rpc::ALL.len()).map(|_| Default::default()).collect() }
+        let handles = (0..=Rpc::ALL.len()).map(|_| Default::default()).collect();
+        Self { handles, ranges: Default::default() }
     }
 }
 
 impl Metrics {
+    /// Notes a range that was read here, or could not be.
+    pub(crate) fn range_took(&self, is_success: bool, took: Duration) {
+        self.mvcc_range_total.increment();
+        let handle = &self.requests.ranges[usize::from(is_success)];
+        let made = || self.server_range_duration_seconds.with([label_of(is_success)]);
+        handle.get_or_init(made).observe_duration(took);
+    }
+
     /// Notes a request that has ended.
     pub(crate) fn request_took(&self, kind: RequestKind, is_success: bool, took: Duration) {
         let handle = &self.requests.handles[kind.index()][usize::from(is_success)];
@@ -86,6 +105,50 @@ impl Metrics {
             handle.get_or_init(|| histogram).observe_duration(took);
         }
     }
+}
+
+impl Metrics {
+    /// Notes what a call's end means beyond its duration.
+    pub(crate) fn call_ended(&self, kind: RequestKind, error: Option<&RpcError>, took: Duration) {
+        match (kind, error) {
+            (RequestKind::Call(Rpc::Hash), None) => {
+                self.mvcc_hash_duration_seconds.observe_duration(took);
+            }
+            (RequestKind::Call(Rpc::HashKv), None) => {
+                self.mvcc_hash_rev_duration_seconds.observe_duration(took);
+            }
+            (RequestKind::Call(Rpc::Defragment), None) => {
+                self.disk_backend_defrag_duration_seconds.observe_duration(took);
+            }
+            (RequestKind::Call(Rpc::MemberPromote), None) => {
+                self.server_learner_promote_successes.increment();
+            }
+            (RequestKind::Call(Rpc::MemberPromote), Some(error)) => {
+                self.server_learner_promote_failures.with([error.message()]).increment();
+            }
+            (RequestKind::Call(Rpc::Range) | RequestKind::ReadonlyTxn, Some(error))
+                if is_lost(error) =>
+            {
+                self.server_read_indexes_failed_total.increment();
+            }
+            (RequestKind::Call(rpc), Some(error)) if goes_through_log(rpc) && is_lost(error) => {
+                self.server_proposals_failed_total.increment();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The request has got no answer from the cluster, which is something else than a refusal.
+fn is_lost(error: &RpcError) -> bool {
+    matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Canceled)
+}
+
+fn goes_through_log(rpc: Rpc) -> bool {
+    matches!(
+        rpc,
+        Rpc::Put | Rpc::Txn | Rpc::DeleteRange | Rpc::Compact | Rpc::LeaseGrant | Rpc::LeaseRevoke
+    )
 }
 
 /// Transactions in transactions that are followed. Decoding stops earlier.

@@ -22,7 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use retcd_api::error::RpcError;
@@ -38,6 +38,7 @@ use super::mailbox::{Outcome, ReplyTo};
 use super::proposals::{Command, Proposal, Waiter, Work};
 use super::{NodeHandle, Shared};
 use crate::logging;
+use crate::metrics::Hop;
 
 /// How long an unsynced commit index may wait for company before it is written by itself.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
@@ -226,6 +227,7 @@ impl CommitLoop {
         if work.proposals.is_empty() {
             return;
         }
+        self.note_batch(work);
         let payloads =
             work.proposals.iter_mut().map(|proposal| std::mem::take(&mut proposal.data)).collect();
         match raft.propose(payloads) {
@@ -255,6 +257,17 @@ impl CommitLoop {
                     }
                 }
             }
+        }
+    }
+
+    /// How many requests go into the log together, and how long the first of them has waited.
+    fn note_batch(&self, work: &Work) {
+        let metrics = &self.shared.metrics;
+        #[expect(clippy::cast_precision_loss, reason = "a queue has a bound")]
+        metrics.commit_batch_requests.observe(work.proposals.len() as f64);
+        if let Some(waiter) = work.proposals.iter().find_map(|proposal| proposal.waiter) {
+            let pushed = waiter.deadline.saturating_sub(self.shared.limits.request_timeout);
+            metrics.hop_took(Hop::Queue, self.shared.started.elapsed().saturating_sub(pushed));
         }
     }
 
@@ -351,7 +364,9 @@ impl CommitLoop {
             committed = rest;
             let waiters = &self.waiters;
             let mut applied = std::mem::take(&mut self.applied);
+            let started = Instant::now();
             self.machine.apply(now_applied, |id| waiters.contains_key(&id), now, &mut applied)?;
+            self.shared.metrics.entries_applied(now_applied, &applied, started.elapsed());
             for entry in applied.drain(..) {
                 if let Some(change) = &entry.conf_change {
                     self.apply_conf_change(change)?;
@@ -492,12 +507,18 @@ impl CommitLoop {
             return Ok(());
         }
         let sync = sync && !self.settings.is_unsynced;
+        let started = Instant::now();
         self.shared.sync_began();
         let flushed =
             self.wal.flush(sync).map_err(|error| Failure::because("write the log", error))?;
         self.shared.sync_ended();
         self.has_unwritten = false;
-        self.shared.metrics.disk_wal_write_bytes_total.add_count(flushed.bytes);
+        let (metrics, took) = (&self.shared.metrics, started.elapsed());
+        metrics.disk_wal_write_bytes_total.add_count(flushed.bytes);
+        metrics
+            .disk_wal_write_duration_seconds
+            .observe_duration(took.saturating_sub(flushed.sync_took));
+        metrics.hop_took(Hop::Log, took);
         if sync {
             let took = flushed.sync_took;
             self.shared.has_fast_disk.store(took <= lone::SYNC_MAX, Ordering::Relaxed);

@@ -191,7 +191,20 @@ impl Sources for Services {
                 .with([&format!("{:x}", alarm.member_id), alarm.alarm().as_str_name()])
                 .set(1.0);
         }
+        let tally = self.reader.tally();
+        metrics.mvcc_put_total.copy_from(tally.puts);
+        metrics.mvcc_delete_total.copy_from(tally.deletes);
+        metrics.mvcc_txn_total.copy_from(tally.txns + metrics.requests.read_only_txns());
+        metrics.mvcc_total_put_size_in_bytes.set_count(tally.put_bytes);
+        metrics.mvcc_cached_value_bytes.set_count(self.reader.cached_bytes() as u64);
+        let compacted = self.reader.compacted_revision().max(0);
+        let history = self.reader.revision() - compacted;
+        metrics.mvcc_history_revisions.set_count(history.max(0).cast_unsigned());
         let watch = self.node.watch_counters();
+        let waiting = self.node.proposals_waiting() as u64;
+        metrics.queue_depth.with(["proposals"]).set_count(waiting);
+        metrics.queue_depth.with(["watch_events"]).set_count(watch.pending_events as u64);
+        metrics.queue_bytes.with(["backend"]).set_count(self.reader.pending_bytes() as u64);
         metrics.mvcc_watch_stream_total.set_count(watch.streams as u64);
         metrics.mvcc_watcher_total.set_count(watch.watchers as u64);
         metrics.mvcc_slow_watcher_total.set_count(watch.slow_watchers as u64);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
@@ -39,7 +40,10 @@ pub(super) async fn range(services: &Services, message: Bytes) -> Result<Answer,
     if !request.serializable {
         services.node.read_barrier().await?;
     }
-    read(services.reader.range(&request))
+    let started = Instant::now();
+    let range = services.reader.range(&request);
+    services.node.metrics().range_took(range.is_ok(), started.elapsed());
+    read(range)
 }
 
 pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, RpcError> {

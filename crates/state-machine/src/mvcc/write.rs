@@ -42,6 +42,7 @@ impl<'a> Writer<'a> {
 
     /// Makes the changes visible; returns the revision of the answer.
     pub(crate) fn finish(self) -> i64 {
+        self.store.tally.txns += u64::from(self.sub > 1);
         self.store.revision = self.store.newest;
         self.store.revision
     }
@@ -97,6 +98,8 @@ impl<'a> Writer<'a> {
             }
         });
         *cached_bytes += encoded.len();
+        self.store.tally.puts += 1;
+        self.store.tally.put_bytes += (key.len() + value.len()) as u64;
         self.record(version, encoded);
         self.move_lease(key, old_lease, lease);
     }
@@ -153,6 +156,7 @@ impl<'a> Writer<'a> {
         });
         let Some(old_lease) = old_lease else { return false };
         self.store.cached_bytes -= freed;
+        self.store.tally.deletes += 1;
         let tombstone = KeyValue { key, ..KeyValue::default() }.to_encoded(&mut self.store.scratch);
         self.record(version, tombstone);
         self.move_lease(key, old_lease, 0);
