@@ -50,6 +50,9 @@ impl<S: Deref<Target = Services>> Call<S> {
         let metrics = self.metrics();
         metrics.grpc.method(self.rpc).received();
         metrics.network_client_grpc_received_bytes_total.add(message.len() as u64);
+        if self.rpc == Rpc::Defragment {
+            metrics.disk_defrag_inflight.set(1.0);
+        }
         self.is_read_only_txn = self.rpc == Rpc::Txn && is_read_only_txn(message);
         if let Some(traced) = &mut self.traced {
             traced.received(self.rpc, message);

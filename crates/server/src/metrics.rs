@@ -237,4 +237,6 @@ fn families<'a>(
 }
 
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod tests;

@@ -110,6 +110,9 @@ impl Metrics {
 impl Metrics {
     /// Notes what a call's end means beyond its duration.
     pub(crate) fn call_ended(&self, kind: RequestKind, error: Option<&RpcError>, took: Duration) {
+        if kind == RequestKind::Call(Rpc::Defragment) {
+            self.disk_defrag_inflight.set(0.0);
+        }
         match (kind, error) {
             (RequestKind::Call(Rpc::Hash), None) => {
                 self.mvcc_hash_duration_seconds.observe_duration(took);

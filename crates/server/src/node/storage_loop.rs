@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use retcd_api::error::{Code, RpcError};
 use retcd_api::{raftpb, walpb};
@@ -399,7 +399,13 @@ impl StorageLoop {
         match self.reader.compaction_step(self.pace.compaction_records)? {
             CompactionStep::Idle => {}
             CompactionStep::NotFlushed => self.flush()?,
-            CompactionStep::Work(batch) => self.commit(&batch)?,
+            CompactionStep::Work(batch) => {
+                let started = Instant::now();
+                self.commit(&batch)?;
+                let pause_ms = started.elapsed().as_secs_f64() * 1000.0;
+                self.metrics.mvcc_db_compaction_keys_total.add(batch.dropped.len() as u64);
+                self.metrics.mvcc_db_compaction_pause_duration_milliseconds.observe(pause_ms);
+            }
         }
         let finished = self.reader.finished_compaction_revision();
         let is_news = self
@@ -407,6 +413,8 @@ impl StorageLoop {
             .compacted
             .send_if_modified(|last| std::mem::replace(last, finished) != finished);
         if is_news {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.metrics.mvcc_db_compaction_last.set_count(now.as_secs());
             tracing::info!(compact_revision = finished, "finished scheduled compaction");
         }
         Ok(())
