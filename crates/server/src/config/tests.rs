@@ -269,14 +269,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
             "--discovery-endpoints: discovery is not available yet",
         ),
         (
-            "--initial-cluster=a=http://a:1,b=http://b:1",
-            "--initial-cluster: a cluster of several members is not available yet",
-        ),
-        (
-            "--initial-cluster-state=existing",
-            "--initial-cluster-state: joining an existing cluster is not available yet",
-        ),
-        (
             "--listen-metrics-urls=https://127.0.0.1:1",
             "--listen-metrics-urls: TLS is not available yet",
         ),
