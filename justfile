@@ -17,6 +17,13 @@ interop:
 run *ARGS:
     cargo run --release --locked --bin etcd -- {{ARGS}}
 
+# Three members on this machine, as in the Procfile; Ctrl-C ends them. The tour is docs/local-cluster.md.
+cluster:
+    cargo build --release --locked --bin etcd --bin etcdctl
+    if command -v goreman >/dev/null; then exec goreman start; fi; \
+    pids=; trap 'kill $pids 2>/dev/null; wait' EXIT; trap exit INT TERM; \
+    for member in etcd1 etcd2 etcd3; do sh -c "$(sed -n "s/^$member: //p" Procfile)" & pids="$pids $!"; done; wait
+
 # The speed table of docs/performance.md: `just bench suite --help`.
 bench *ARGS:
     cargo run --release --locked --bin etcd-bench -- {{ARGS}}

@@ -7,9 +7,12 @@
 //! run at a time: a machine that is too busy would only show elections.
 #![allow(clippy::print_stdout, reason = "a test tells how much it has checked")]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use retcd_testkit::{Cluster, Fault, Load, MemberPlan, PATIENCE, Plan, SLOW, Workload};
+use retcd_testkit::{
+    Cluster, Fault, Load, MemberPlan, PATIENCE, Plan, SLOW, Workload, server_binary,
+};
 use tokio::sync::Semaphore;
 
 /// Clusters at a time, in this process.
@@ -274,4 +277,32 @@ async fn a_learner_added_and_promoted_under_load() {
         workload.progress(SOME).await;
     })
     .await;
+}
+
+/// A member that was away for longer than the log reaches back gets the database; its watchers must not notice.
+#[tokio::test]
+async fn a_member_that_gets_the_database() {
+    if !is_ours() {
+        println!("skipped: etcd 3.5 keeps 5000 entries in memory, whatever it is told");
+        return;
+    }
+    let short_log = ["--snapshot-count", "50", "--snapshot-catchup-entries", "10"];
+    survive("database sent", plan(3).with_args(&short_log), async |cluster, workload| {
+        let leader = cluster.leader().await;
+        let follower = cluster.others(&[leader])[0];
+        // Not silence: what is sent into that arrives in the end, and the log would do.
+        cluster.links().between(&[follower], &cluster.others(&[follower]), Fault::Refused);
+        workload.progress(3 * SOME).await;
+        hold().await;
+        cluster.links().heal();
+        // Once in a test: after a database was sent the log is kept for half a minute, as in etcd.
+        cluster.process(follower).expect("applied snapshot", PATIENCE);
+    })
+    .await;
+}
+
+/// Whether the servers are this workspace's.
+fn is_ours() -> bool {
+    let version = Command::new(server_binary()).arg("--version").output();
+    String::from_utf8_lossy(&version.expect("the server can be run").stdout).contains("retcd")
 }
