@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Process, SOON};
+use crate::{Port, Process, SOON};
 
 /// What etcd logs once clients may come.
 const READY: &str = "ready to serve client requests";
@@ -22,7 +22,9 @@ pub fn free_port() -> u16 {
 pub struct Member {
     binary: PathBuf,
     args: Vec<String>,
-    client_port: u16,
+    client_port: Port,
+    /// Its own while it is down, too.
+    _peer_port: Port,
     process: Process,
     dir: TempDir,
 }
@@ -34,9 +36,8 @@ impl Member {
     /// It does not get that far.
     pub fn start(binary: &Path, extra_args: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
-        let (client_port, peer_port) = (free_port(), free_port());
-        let client_url = format!("http://127.0.0.1:{client_port}");
-        let peer_url = format!("http://127.0.0.1:{peer_port}");
+        let (client_port, peer_port) = (Port::claim(), Port::claim());
+        let (client_url, peer_url) = (client_port.url(), peer_port.url());
         let data_dir = dir.path().join("data").display().to_string();
         let initial_cluster = format!("m1={peer_url}");
         let own_args = [
@@ -51,12 +52,12 @@ impl Member {
         let args: Vec<String> =
             own_args.as_flattened().iter().chain(extra_args).map(ToString::to_string).collect();
         let process = launch(binary, &args);
-        Member { binary: binary.to_owned(), args, client_port, process, dir }
+        Member { binary: binary.to_owned(), args, client_port, _peer_port: peer_port, process, dir }
     }
 
     /// `host:port` for clients.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        format!("127.0.0.1:{}", self.client_port.number())
     }
 
     pub fn data_dir(&self) -> PathBuf {

@@ -130,7 +130,7 @@ impl Messages {
             Kind::String => json!({"type": "string"}),
             Kind::Bool => json!({"type": "boolean"}),
             Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
-                json!({"type": "string", "format": "int64", "pattern": "^-?[0-9]{1,18}$"})
+                json!({"type": "string", "format": "int64", "pattern": "^-?[0-9]{1,19}$"})
             }
             Kind::Uint64 | Kind::Fixed64 => {
                 json!({"type": "string", "format": "uint64", "pattern": "^[0-9]{1,20}$"})

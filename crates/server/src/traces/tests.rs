@@ -102,6 +102,50 @@ fn requests_are_described_in_etcd_s_words() {
     assert!(describe(Rpc::Put, &Bytes::from_static(&[0xff])).is_none());
 }
 
+/// A collector that keeps the path and the message of one request.
+async fn collector(listener: tokio::net::TcpListener) -> (String, otlp::ExportTraceServiceRequest) {
+    use http_body_util::{BodyExt, Full};
+    let (stream, _) = listener.accept().await.unwrap();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let service =
+        hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let sender = sender.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                sender.send((path, body)).unwrap();
+                let answer = http::Response::builder().header("grpc-status", "0");
+                Ok::<_, http::Error>(answer.body(Full::<Bytes>::default())?)
+            }
+        });
+    let connection = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    tokio::spawn(connection);
+    let (path, body) = receiver.recv().await.unwrap();
+    (path, otlp::ExportTraceServiceRequest::decode(&body[5..]).unwrap())
+}
+
+#[tokio::test]
+async fn a_collector_gets_a_large_batch_without_waiting_for_the_next_round() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = tracer(1_000_000).settings.clone();
+    settings.address = listener.local_addr().unwrap().to_string();
+    let metrics = Metrics::new(false, &crate::config::FeatureGates::default());
+    let tracer = Arc::new(Tracer::new(settings, Arc::new(metrics)));
+    for _ in 0..BATCH {
+        tracer.begin("/etcdserverpb.KV/Range", &HeaderMap::new()).unwrap().end(0, None);
+    }
+    let stop = CancellationToken::new();
+    let exporter = tokio::spawn(Exporter::new(tracer).run(stop.clone()));
+    let collected = tokio::time::timeout(Duration::from_secs(60), collector(listener)).await;
+    let (path, request) = collected.unwrap();
+    assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+    let spans = &request.resource_spans[0].scope_spans[0].spans;
+    assert_eq!((spans.len(), &*spans[0].name), (BATCH, "etcdserverpb.KV/Range"));
+    stop.cancel();
+    exporter.await.unwrap();
+}
+
 #[tokio::test]
 async fn spans_of_an_absent_collector_wait_within_bounds() {
     let tracer = tracer(1_000_000);
