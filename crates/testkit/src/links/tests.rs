@@ -108,8 +108,9 @@ async fn connections_across_silence_hang_until_it_ends() {
     let mut dialler = pair.dial().await;
     assert!(timeout(QUIET, pair.listener.accept()).await.is_err(), "no answer, no connection");
     say(&mut dialler, "early").await;
-    let gone = pair.dial().await;
-    drop(gone);
+    let mut gone = pair.dial().await;
+    gone.shutdown().await.unwrap();
+    hear_the_end(&mut gone).await;
     pair.links.heal();
     let mut dialled = pair.accept().await;
     hear(&mut dialled, "early").await;
@@ -129,21 +130,20 @@ async fn refusing_ends_connections_old_and_new() {
 }
 
 #[tokio::test]
-async fn delayed_chunks_come_late_but_together() {
+async fn delayed_chunks_come_late_and_in_order() {
     const COUNT: u32 = 10;
     let pair = Pair::new().await;
     let (mut dialler, mut dialled) = pair.connect().await;
     let delay = Duration::from_millis(100);
     pair.links.set(0, 1, Fault::Delayed { mean: delay, spread: Duration::ZERO });
-    // As many delays one after the other as it takes to tell them from delays at the same time.
     let begun = Instant::now();
-    for _ in 0..COUNT {
-        say(&mut dialler, "slow").await;
+    for number in 0..COUNT {
+        say(&mut dialler, &format!("slow {number}")).await;
         say(&mut dialled, "quick").await;
         hear(&mut dialler, "quick").await;
     }
-    for _ in 0..COUNT {
-        hear(&mut dialled, "slow").await;
+    for number in 0..COUNT {
+        hear(&mut dialled, &format!("slow {number}")).await;
     }
     assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
 }
