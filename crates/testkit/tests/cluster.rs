@@ -293,6 +293,20 @@ async fn a_cluster_survives_that_all_members_stop() {
 }
 
 #[tokio::test]
+async fn one_member_grows_to_three() {
+    let mut cluster = Cluster::start(Plan::new(1)).await;
+    expect_service(&cluster, "one", 0, 0);
+    for size in [2, 3] {
+        let new = cluster.add(MemberPlan::new(), false).await;
+        cluster.leader().await;
+        expect_service(&cluster, &format!("{size} members"), new, 0);
+    }
+    cluster.stop(0).await;
+    cluster.leader().await;
+    expect_service(&cluster, "without the first", 1, 2);
+}
+
+#[tokio::test]
 async fn members_come_as_learners_are_promoted_and_leave() {
     let mut cluster = Cluster::start(Plan::new(3)).await;
     expect_service(&cluster, "early", 0, 1);
