@@ -2,11 +2,20 @@
 
 mod contenders;
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use contenders::{Fixture, assert_refused, is_ours, revision, soon};
+use retcd_api::etcdserverpb::compare::{CompareResult, TargetUnion};
+use retcd_api::etcdserverpb::response_op::Response;
+use retcd_api::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, TxnResponse,
+};
 use retcd_api::v3lockpb::lock_client::LockClient;
 use retcd_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
+use retcd_client::{Client, Txn, compare};
 use retcd_testkit::SOON;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -229,4 +238,188 @@ async fn a_member_that_stops_waits_for_nobody() {
     fixture.member.process().terminate();
     soon(waiting).await.expect("no panic").expect_err("nobody unlocked");
     fixture.member.process().wait(SOON);
+}
+
+/// How many locks are fought for at the same time, by how many each, and how often each is acquired.
+const CROWDS: usize = 20;
+const CROWD: usize = 4;
+const ACQUISITIONS: usize = 50;
+/// Of so many holders one is killed: it unlocks nothing, and its lease is not renewed any more.
+const KILLED_OF: usize = 10;
+/// Of so many attempts one loses its lease while it waits.
+const LOST_OF: usize = 7;
+/// Seconds a lease lives without renewal.
+const TTL: i64 = 3;
+/// Enough for a busy machine.
+const LONG: Duration = Duration::from_secs(900);
+
+/// What a crowd has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    acquired: usize,
+    /// Waiters that were refused, each because its lease had died.
+    told: usize,
+    /// Guarded writes of killed holders, after somebody else had got the lock. Each failed.
+    late_writes: usize,
+}
+
+/// Somebody who wants a lock, with a lease that is renewed for as long as it lives.
+struct Contender {
+    lease: i64,
+    renewing: AbortHandle,
+    asked: Result<LockResponse, Status>,
+}
+
+/// Somebody who has a lock.
+struct Holder {
+    contender: Contender,
+    key: Bytes,
+    create_revision: i64,
+}
+
+#[tokio::test]
+async fn a_thousand_contended_acquisitions_never_have_two_holders() {
+    let fixture = Fixture::start().await;
+    let mut crowds = JoinSet::new();
+    for number in 0..CROWDS {
+        let (client, locks) = (fixture.client.clone(), locks(&fixture).await);
+        crowds.spawn(fight(client, locks, format!("lock-{number}")));
+    }
+    let seen = tokio::time::timeout(LONG, crowds.join_all()).await.expect("it happens in time");
+    let sum = |count: fn(&Seen) -> usize| seen.iter().map(count).sum::<usize>();
+    assert_eq!(sum(|seen| seen.acquired), CROWDS * ACQUISITIONS);
+    assert_eq!(sum(|seen| seen.late_writes), CROWDS * (ACQUISITIONS / KILLED_OF - 1));
+    assert!(sum(|seen| seen.told) > 0, "some waiters lost their leases");
+}
+
+/// A crowd fights for one lock until it has been acquired often enough.
+async fn fight(client: Client, locks: LockClient<Channel>, name: String) -> Seen {
+    let mut seen = Seen::default();
+    let mut killed: Option<Holder> = None;
+    let mut waiting = JoinSet::new();
+    let mut attempts = 0;
+    while seen.acquired < ACQUISITIONS {
+        while waiting.len() < CROWD {
+            attempts += 1;
+            let lease = client.lease_grant(TTL, 0).await.expect("the member grants").id;
+            waiting.spawn(contend(client.clone(), locks.clone(), name.clone(), lease));
+            if attempts % LOST_OF == 0 {
+                let key = Bytes::from(format!("{name}/{lease:x}"));
+                while !run(&client, Txn::new().when(exists(&key)).into_request()).await {}
+                client.lease_revoke(lease).await.expect("the lease is there");
+            }
+        }
+        let contender = waiting.join_next().await.expect("somebody waits").expect("no panic");
+        let Some(holder) = enter(&client, &name, contender, &mut seen).await else {
+            continue;
+        };
+        seen.acquired += 1;
+        if let Some(killed) = killed.take() {
+            // It wakes up and goes on where it was.
+            let late = Txn::new().when(holds(&killed.key, killed.create_revision));
+            let late = late.put(put(format!("{name}-written"), "late", 0)).into_request();
+            assert!(!run(&client, late).await, "a holder that was killed has written to {name}");
+            seen.late_writes += 1;
+        }
+        if seen.acquired % KILLED_OF == 0 {
+            holder.contender.renewing.abort();
+            killed = Some(holder);
+        } else {
+            leave(&client, locks.clone(), &name, holder).await;
+        }
+    }
+    seen
+}
+
+async fn contend(
+    client: Client,
+    mut locks: LockClient<Channel>,
+    name: String,
+    lease: i64,
+) -> Contender {
+    let mut renewals = client.lease_keep_alive(lease);
+    let renewing = tokio::spawn(async move { while let Ok(Some(_)) = renewals.next().await {} });
+    let asked = locks.lock(LockRequest { name: name.into(), lease }).await;
+    let asked = asked.map(tonic::Response::into_inner);
+    Contender { lease, renewing: renewing.abort_handle(), asked }
+}
+
+/// Goes into the room behind the lock, which has a sign at the door that lives as long as the lease of whoever is
+/// inside. `None` when the lock was not acquired, or the lease died at once; then there must be a reason.
+async fn enter(
+    client: &Client,
+    name: &str,
+    contender: Contender,
+    seen: &mut Seen,
+) -> Option<Holder> {
+    let key = match &contender.asked {
+        Ok(held) => held.key.clone(),
+        Err(refusal) => {
+            assert!(is_dead(client, contender.lease).await, "refused alive: {refusal}");
+            seen.told += 1;
+            return None;
+        }
+    };
+    let sign = format!("{name}-inside");
+    let is_empty = compare(sign.clone(), CompareResult::Equal, TargetUnion::CreateRevision(0));
+    let hang = put(sign, "", contender.lease);
+    let own = RangeRequest { key: key.clone(), ..Default::default() };
+    let txn = Txn::new().when(exists(&key)).when(is_empty).put(hang).range(own.clone());
+    let reply = answer(client, txn.otherwise().range(own).into_request()).await?;
+    let found = reply.responses.iter().find_map(|op| match &op.response {
+        Some(Response::ResponseRange(found)) => found.kvs.first(),
+        _ => None,
+    });
+    let Some(own) = found else {
+        assert!(is_dead(client, contender.lease).await, "the key of a live holder is gone");
+        return None;
+    };
+    assert!(reply.succeeded, "two holders of {name} with live leases");
+    let create_revision = own.create_revision;
+    Some(Holder { contender, key, create_revision })
+}
+
+/// Takes the sign off the door, and unlocks.
+async fn leave(client: &Client, mut locks: LockClient<Channel>, name: &str, holder: Holder) {
+    let key = format!("{name}-inside").into();
+    let sign = DeleteRangeRequest { key, ..Default::default() };
+    let still_holds = holds(&holder.key, holder.create_revision);
+    run(client, Txn::new().when(still_holds).delete_range(sign).into_request()).await;
+    locks.unlock(UnlockRequest { key: holder.key }).await.expect("an unlock always succeeds");
+    holder.contender.renewing.abort();
+    // On a machine that stood still the lease may be gone by now.
+    let _ = client.lease_revoke(holder.contender.lease).await;
+}
+
+fn holds(key: &Bytes, create_revision: i64) -> Compare {
+    let own = TargetUnion::CreateRevision(create_revision);
+    compare(key.clone(), CompareResult::Equal, own)
+}
+
+fn put(key: String, value: &'static str, lease: i64) -> PutRequest {
+    PutRequest { key: key.into(), value: value.into(), lease, ..Default::default() }
+}
+
+fn exists(key: &Bytes) -> Compare {
+    compare(key.clone(), CompareResult::Greater, TargetUnion::CreateRevision(0))
+}
+
+/// The answer to a transaction. `None` when a lease that it names ended meanwhile.
+async fn answer(client: &Client, request: TxnRequest) -> Option<TxnResponse> {
+    match client.txn(request).await {
+        Ok(reply) => Some(reply),
+        Err(error) => {
+            assert_eq!(error.to_string(), "etcdserver: requested lease not found");
+            None
+        }
+    }
+}
+
+/// Whether the conditions of a transaction held.
+async fn run(client: &Client, request: TxnRequest) -> bool {
+    answer(client, request).await.is_some_and(|reply| reply.succeeded)
+}
+
+async fn is_dead(client: &Client, lease: i64) -> bool {
+    client.lease_time_to_live(lease, false).await.expect("the member serves").ttl < 0
 }
