@@ -64,3 +64,84 @@ fn endpoint(scheme: &str, record: &SRV) -> String {
     let target = record.target.to_utf8();
     format!("{scheme}://{}:{}", target.trim_end_matches('.'), record.port)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use hickory_resolver::proto::op::{Message, ResponseCode};
+    use hickory_resolver::proto::rr::{Name, Record};
+
+    use super::*;
+
+    /// A resolver that asks a name server which knows these records only, as (name, priority, weight, target, port).
+    fn resolver_of(known: &'static [(&str, u16, u16, &str, u16)]) -> TokioResolver {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        // The thread ends with the test's process.
+        std::thread::spawn(move || {
+            let mut packet = [0; 1_500];
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                let answer = answer(&Message::from_vec(&packet[..length]).unwrap(), known);
+                socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
+            }
+        });
+        let mut connection = ConnectionConfig::udp();
+        connection.port = port;
+        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap()
+    }
+
+    fn answer(question: &Message, known: &[(&str, u16, u16, &str, u16)]) -> Message {
+        let mut answer = question.clone().into_response();
+        let asked = question.queries[0].name().clone();
+        for (name, priority, weight, target, port) in known {
+            let name = Name::from_ascii(name).unwrap();
+            if name == asked {
+                let record = SRV::new(*priority, *weight, *port, Name::from_ascii(target).unwrap());
+                answer.add_answer(Record::from_rdata(name, 60, RData::SRV(record)));
+            }
+        }
+        if answer.answers.is_empty() {
+            answer.metadata.response_code = ResponseCode::NXDomain;
+        }
+        answer
+    }
+
+    #[tokio::test]
+    async fn encrypted_endpoints_come_first_then_low_priorities_then_great_weights() {
+        let resolver = resolver_of(&[
+            ("_etcd-client._tcp.example.com.", 1, 1, "plain.example.com.", 2379),
+            ("_etcd-client-ssl._tcp.example.com.", 2, 1, "third.example.com.", 1),
+            ("_etcd-client-ssl._tcp.example.com.", 1, 5, "second.example.com.", 2),
+            ("_etcd-client-ssl._tcp.example.com.", 1, 9, "first.example.com.", 3),
+            ("_etcd-client-blue._tcp.example.com.", 1, 1, "blue.example.com.", 2379),
+        ]);
+        assert_eq!(
+            look_up(&resolver, "example.com", "").await.unwrap(),
+            [
+                "https://first.example.com:3",
+                "https://second.example.com:2",
+                "https://third.example.com:1",
+                "http://plain.example.com:2379",
+            ]
+        );
+        assert_eq!(
+            look_up(&resolver, "example.com.", "blue").await.unwrap(),
+            ["http://blue.example.com:2379"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_domain_without_members_is_an_error() {
+        let resolver = resolver_of(&[]);
+        assert_eq!(
+            look_up(&resolver, "example.com", "").await.unwrap_err(),
+            "dns lookup errors: lookup _etcd-client-ssl._tcp.example.com: no such host and \
+             lookup _etcd-client._tcp.example.com: no such host"
+        );
+    }
+}

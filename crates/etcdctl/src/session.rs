@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::{Flag, Flags, Invocation};
 use crate::failure::{Exit, Failure};
+use crate::go::in_go_words;
 use crate::print::{Format, Printer, Reply};
 use crate::{discovery, log, password};
 
@@ -246,6 +247,9 @@ impl Security {
                 self.key, self.cert
             )));
         }
+        for file in [&self.authorities, &self.cert, &self.key] {
+            require_readable(file)?;
+        }
         let has_files = !self.cert.is_empty() || !self.authorities.is_empty();
         let is_wanted = has_files || !self.is_insecure;
         let is_everywhere = endpoints.iter().all(|endpoint| endpoint.starts_with("https://"));
@@ -268,6 +272,17 @@ impl Security {
         }
         Ok(Some(tls))
     }
+}
+
+/// Says in Go's words why a file cannot be read; no file at all is fine.
+fn require_readable(file: &str) -> Result<(), Failure> {
+    if file.is_empty() {
+        return Ok(());
+    }
+    let opened = std::fs::File::open(file);
+    opened
+        .map(|_| ())
+        .map_err(|error| Failure::bad_args(format!("open {file}: {}", in_go_words(&error))))
 }
 
 /// The endpoints that `--discovery-srv` leads to, if there are any.

@@ -1,10 +1,10 @@
 //! Mirrors, checks and live views: commands that go on for a while.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use retcd_testkit::{Member, Tool, real_etcd, server_binary};
+use retcd_testkit::{Member, Tool, server_binary};
 
 /// Machines for tests are busy.
 const SOON: Duration = Duration::from_secs(60);
@@ -162,12 +162,7 @@ fn top_prints_frames_into_a_pipe() {
 
 #[test]
 fn a_snapshot_is_saved_whole() {
-    let server = match real_etcd() {
-        Some(dir) => dir.join("etcd"),
-        None => server_binary(),
-    };
-    let member = Member::start(&server, &[]);
-    let tool = Tool::new(Path::new(env!("CARGO_BIN_EXE_etcdctl")), &member.endpoint());
+    let (member, tool) = start();
     tool.expect(&["put", "k", &"v".repeat(100_000)]);
     let dir = member.data_dir();
     let file = dir.parent().unwrap().join("backup.db");

@@ -10,7 +10,7 @@ use retcd_client::Client;
 
 use crate::cli::{Action, Command, Invocation};
 use crate::failure::{Exit, Failure, last_attempt};
-use crate::go::duration;
+use crate::go::{duration, in_go_words};
 use crate::log;
 use crate::print::{size, write_out};
 use crate::progress::{Progress, Unit};
@@ -187,11 +187,4 @@ impl Drop for Part {
         // After the renaming there is nothing to remove.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-/// The text of the operating system without Rust's number, and in lower case as Go has it.
-fn in_go_words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let mut letters = text.split(" (os error").next().unwrap_or_default().chars();
-    letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect()
 }
