@@ -37,6 +37,20 @@ macro_rules! calls {
 
 calls! {
     /// Asks who may do what from now on. Needs a user `root` with the role `root`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_api::etcdserverpb::{AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest};
+    ///
+    /// let (name, password) = ("root".to_owned(), "secret".to_owned());
+    /// client.user_add(AuthUserAddRequest { name, password, ..Default::default() }).await?;
+    /// client.user_grant_role(AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }).await?;
+    /// client.auth_enable(AuthEnableRequest {}).await?;
+    /// let root = client.with_credentials("root", "secret");
+    /// # let _ = root;
+    /// # Ok(())
+    /// # }
+    /// ```
     Once auth_enable(AuthEnableRequest) -> AuthEnableResponse = auth_enable;
     /// Lets everybody do everything again.
     Once auth_disable(AuthDisableRequest) -> AuthDisableResponse = auth_disable;

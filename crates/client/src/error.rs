@@ -16,7 +16,10 @@ pub enum Error {
     /// The deadline of the call passed. `last_attempt` says why no attempt had succeeded by then, if that is known. A
     /// write may have been carried out.
     #[error("context deadline exceeded")]
-    DeadlineExceeded { last_attempt: Option<String> },
+    DeadlineExceeded {
+        /// Why the last attempt before that had failed, for instance that nobody listens.
+        last_attempt: Option<String>,
+    },
     /// The connection broke after the request had been sent, so nobody knows whether it was carried out. A write that
     /// ends like this is not sent again by itself: see [`Self::may_have_happened`].
     #[error("rpc error: code = Unavailable desc = {0}")]

@@ -103,6 +103,8 @@ impl Hub {
     async fn run(mut self) {
         loop {
             tokio::select! {
+                // Commands cost next to nothing, and a stream that is opened after them begins all at once.
+                biased;
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,

@@ -53,6 +53,14 @@ impl Client {
     }
 
     /// Ends a lease and deletes its keys.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let lease = client.lease_grant(60, 0).await?.id;
+    /// client.lease_revoke(lease).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
         self.call(Retry::Repeatable, LeaseRevokeRequest { id }, |channel, request| async move {
             self.lease(channel).lease_revoke(request).await
@@ -61,6 +69,14 @@ impl Client {
     }
 
     /// What is left of a lease; a time to live of -1 means that there is no such lease.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let lease = client.lease_time_to_live(0x1234, true).await?;
+    /// println!("{} of {} seconds, {} keys", lease.ttl, lease.granted_ttl, lease.keys.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lease_time_to_live(
         &self,
         id: i64,
@@ -77,6 +93,15 @@ impl Client {
     }
 
     /// All leases.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// for lease in client.lease_leases().await?.leases {
+    ///     println!("{:x}", lease.id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {
         self.call(Retry::Repeatable, LeaseLeasesRequest {}, |channel, request| async move {
             self.lease(channel).lease_leases(request).await
@@ -85,6 +110,13 @@ impl Client {
     }
 
     /// Renews a lease once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// println!("{} more seconds", client.lease_keep_alive_once(0x1234).await?.ttl);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `LeaseNotFound` when there is no such lease.
@@ -110,6 +142,15 @@ impl Client {
     }
 
     /// Renews a lease again and again, each time after a third of its time to live.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let mut renewals = client.lease_keep_alive(0x1234);
+    /// while renewals.next().await?.is_some() {}
+    /// println!("the lease is lost");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lease_keep_alive(&self, id: i64) -> KeepAlive {
         let now = Instant::now();
         KeepAlive {

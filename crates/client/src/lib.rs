@@ -1,42 +1,45 @@
 //! The client library: typed calls to an etcd cluster over several endpoints.
 //!
 //! ```text
-//!   concurrency   naming                            recipes for many processes, and services by name
-//!                    │
-//!   kv  txn  watch  lease  auth  cluster  maintenance     one file per service, thin and typed
-//!                    │
-//!                 client        deadline, metadata, size limit, retry rule
-//!                    │
-//!                 channel       which endpoint gets the next attempt
-//!                    │
-//!              tonic channels   one per endpoint, reconnecting by themselves
+//!   concurrency   naming   leasing  mirror          recipes for many processes, services by name, caches
+//!          \          \      /       /
+//!   kv  txn  watch  lease  auth  cluster  maintenance  lock      one file per service, thin and typed
+//!                │
+//!               hub                one stream for all watches of a client
+//!                │
+//!              client              deadline, identity, namespace, order, size limit, retry rule
+//!                │
+//!             channel              which endpoint gets the next attempt
+//!                │
+//!            dial  tls             connections
 //! ```
 //!
 //! A [`Client`] is cheap to clone; clones share the connections. Every call goes to one endpoint, round robin,
-//! and endpoints that could not be reached a moment ago are asked last.
+//! and endpoints that were of no use a moment ago are asked last.
 //!
 //! What is tried again follows etcd's own client: a request that certainly never left this process may always be
 //! sent to the next endpoint; a read may also be repeated when an answer got lost or said `Unavailable`; a write
-//! may not, since it could have been applied. Long-lived streams ([`Watcher`], [`KeepAlive`]) find a new endpoint
-//! and go on where they were.
+//! may not, since it could have been applied: [`Error::may_have_happened`] says so. Long-lived streams
+//! ([`Subscription`], [`Watcher`], [`KeepAlive`]) find a new endpoint and go on where they were.
 //!
 //! ```no_run
-//! use retcd_api::etcdserverpb::{PutRequest, RangeRequest};
-//! use retcd_client::{Client, Config};
-//!
 //! # async fn example() -> Result<(), retcd_client::Error> {
-//! let config = Config { endpoints: vec!["127.0.0.1:2379".into()], ..Config::default() };
-//! let client = Client::new(&config)?.with_timeout(std::time::Duration::from_secs(5));
-//! client.put(PutRequest { key: "k".into(), value: "v".into(), ..Default::default() }).await?;
-//! let found = client.range(RangeRequest { key: "k".into(), ..Default::default() }).await?;
-//! assert_eq!(found.kvs[0].value, "v");
+//! use std::time::Duration;
+//! use retcd_client::{Client, Get, Put};
+//!
+//! let client = Client::builder(["127.0.0.1:2379"]).timeout(Duration::from_secs(5)).build()?;
+//! client.put(Put::new("k", "v")).await?;
+//! assert_eq!(client.range(Get::key("k")).await?.kvs[0].value, "v");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Where to look further: [`Client::watch`] for events, [`concurrency::Session`] for a lease that is kept alive,
-//! [`concurrency::Mutex`], [`concurrency::Election`] and [`concurrency::transact`] for agreement,
-//! [`naming::Endpoints`] and [`naming::resolve`] for services by name. Each has a runnable program in `examples/`.
+//! [`concurrency`] for agreement, [`naming`] for services by name, [`Client::namespaced`], [`Client::ordered`],
+//! [`Leasing`] and [`Mirror`] for other views of the keys. Each has a runnable program in `examples/`, and
+//! `docs/client.md` is a cookbook.
+
+#![warn(missing_docs)]
 
 mod auth;
 mod channel;
@@ -75,3 +78,8 @@ pub use subscription::Subscription;
 pub use tls::Tls;
 pub use txn::{Condition, Txn, compare, key, keys_with_prefix};
 pub use watch::{Watcher, cancellation, is_progress_notify};
+
+/// The code of the cookbook, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/client.md")]
+pub struct Cookbook;

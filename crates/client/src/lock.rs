@@ -49,6 +49,13 @@ impl Client {
     }
 
     /// Gives up a lock, named by the key that [`Self::lock`] has returned. One that is not held is no error.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// client.unlock("jobs/694d7c2a").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn unlock(&self, key: impl Into<Bytes>) -> Result<UnlockResponse, Error> {
         let request = UnlockRequest { key: self.inside(&key.into()) };
         self.call(Retry::Repeatable, request, |channel, request| async move {
@@ -110,6 +117,13 @@ impl Client {
 
     /// The key and value of the present leader.
     ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// println!("{:?}", client.leader("scheduler").await?.kv);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `ElectionNoLeader` when there is none.
     pub async fn leader(&self, name: impl Into<Bytes>) -> Result<LeaderResponse, Error> {
@@ -124,6 +138,15 @@ impl Client {
     }
 
     /// Follows the leaders of an election and what they proclaim.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let mut leaders = client.observe("scheduler");
+    /// loop {
+    ///     println!("{:?}", leaders.next().await?.kv);
+    /// }
+    /// # }
+    /// ```
     pub fn observe(&self, name: impl Into<Bytes>) -> LeaderStream {
         let request = LeaderRequest { name: self.inside(&name.into()) };
         LeaderStream { client: self.without_timeout(), request, replies: None, last_revision: 0 }

@@ -19,6 +19,14 @@ use crate::{Client, Error};
 
 impl Client {
     /// How the member is.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let status = client.status().await?;
+    /// println!("{} with {} bytes", status.version, status.db_size);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn status(&self) -> Result<StatusResponse, Error> {
         self.call(Retry::Repeatable, StatusRequest {}, |channel, request| async move {
             self.maintenance(channel).status(request).await
@@ -27,6 +35,13 @@ impl Client {
     }
 
     /// The hash of all keys up to `revision`, 0 for the newest.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// println!("{:08x}", client.hash_kv(0).await?.hash);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
         self.call(Retry::Repeatable, HashKvRequest { revision }, |channel, request| async move {
             self.maintenance(channel).hash_kv(request).await
@@ -35,6 +50,15 @@ impl Client {
     }
 
     /// The active alarms of all members.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// for alarm in client.alarm_list().await?.alarms {
+    ///     client.alarm_disarm(alarm).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn alarm_list(&self) -> Result<AlarmResponse, Error> {
         let request = AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
         self.call(Retry::Repeatable, request, |channel, request| async move {
@@ -44,6 +68,16 @@ impl Client {
     }
 
     /// Ends one alarm, as [`Self::alarm_list`] reported it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_api::etcdserverpb::{AlarmMember, AlarmType};
+    ///
+    /// let alarm = AlarmType::Nospace.into();
+    /// client.alarm_disarm(AlarmMember { member_id: 0x8e9e_05c5_2164_694d, alarm }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn alarm_disarm(&self, alarm: AlarmMember) -> Result<AlarmResponse, Error> {
         let request = AlarmRequest {
             action: AlarmAction::Deactivate.into(),
@@ -57,6 +91,13 @@ impl Client {
     }
 
     /// Gives free pages of the member's database file back to the file system. The member does nothing else meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// client.defragment().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn defragment(&self) -> Result<DefragmentResponse, Error> {
         self.call(Retry::Once, DefragmentRequest {}, |channel, request| async move {
             self.maintenance(channel).defragment(request).await
@@ -65,6 +106,13 @@ impl Client {
     }
 
     /// Makes another member the leader. Only the leader itself carries this out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// client.move_leader(0x8e9e_05c5_2164_694d).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn move_leader(&self, target_id: u64) -> Result<MoveLeaderResponse, Error> {
         self.call(Retry::Once, MoveLeaderRequest { target_id }, |channel, request| async move {
             self.maintenance(channel).move_leader(request).await
@@ -73,6 +121,15 @@ impl Client {
     }
 
     /// Checks, starts or cancels a downgrade of the cluster to `version`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_api::etcdserverpb::downgrade_request::DowngradeAction;
+    ///
+    /// client.downgrade(DowngradeAction::Validate, "3.6.0").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn downgrade(
         &self,
         action: DowngradeAction,
@@ -87,6 +144,18 @@ impl Client {
 
     /// Begins to receive the member's whole database, as it is at this moment. The timeout of the client is one for
     /// all of it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// let mut snapshot = client.snapshot().await?;
+    /// let mut bytes = 0;
+    /// while let Some(piece) = snapshot.next().await? {
+    ///     bytes += piece.blob.len();
+    /// }
+    /// println!("{bytes} bytes");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let replies = self

@@ -45,6 +45,16 @@ impl Mirror {
     }
 
     /// The keys with `prefix` as they were at `revision`, for instance where an earlier mirror has stopped.
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Mirror;
+    ///
+    /// let mut page = Mirror::at(&client, "config/", 1000).base();
+    /// println!("{:?}", page.next().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn at(client: &Client, prefix: impl Into<Bytes>, revision: i64) -> Self {
         Mirror { client: client.clone(), prefix: prefix.into(), revision }
     }

@@ -25,6 +25,7 @@ pub struct Txn {
 }
 
 impl Txn {
+    /// A transaction without conditions, which does nothing.
     pub fn new() -> Self {
         Self::default()
     }

@@ -20,6 +20,7 @@ use retcd_api::etcdserverpb::{
 };
 use retcd_api::mvccpb::Event;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
@@ -38,6 +39,10 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 pub struct Watcher {
     client: Client,
     stream: Option<Stream>,
+    /// The next stream, on its way.
+    opening: Option<Opening>,
+    /// Watches that have ended since, but which it will begin.
+    ended: Vec<i64>,
     watches: BTreeMap<i64, Watch>,
     last_id: i64,
     /// Progress requests that no stream has taken yet.
@@ -53,6 +58,20 @@ struct Stream {
     /// can wait here is on the books of the watcher anyway.
     requests: mpsc::UnboundedSender<WatchRequest>,
     replies: Streaming<WatchResponse>,
+}
+
+/// A task that opens a stream. Ends when it is dropped.
+#[derive(Debug)]
+struct Opening {
+    /// The last watch that the stream begins by itself.
+    last_id: i64,
+    task: JoinHandle<Result<Stream, Error>>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -77,10 +96,25 @@ pub(crate) enum Report {
 
 impl Client {
     /// Prepares to watch; the stream is opened by the first [`Watcher::next`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: retcd_client::Client) -> Result<(), retcd_client::Error> {
+    /// use retcd_client::Watch;
+    ///
+    /// let mut watcher = client.watcher();
+    /// let id = watcher.create(Watch::key("a")).await;
+    /// watcher.create(Watch::key("b")).await;
+    /// let reply = watcher.next().await?;
+    /// println!("{} events of {}", reply.events.len(), if reply.watch_id == id { "a" } else { "b" });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watcher(&self) -> Watcher {
         Watcher {
             client: self.clone(),
             stream: None,
+            opening: None,
+            ended: Vec::new(),
             watches: BTreeMap::new(),
             last_id: 0,
             progress_requests: 0,
@@ -120,6 +154,9 @@ impl Watcher {
     pub(crate) fn end(&mut self, id: i64) -> Option<WatchCreateRequest> {
         let watch = self.watches.remove(&id)?;
         self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id }));
+        if self.opening.as_ref().is_some_and(|opening| id <= opening.last_id) {
+            self.ended.push(id);
+        }
         Some(WatchCreateRequest { start_revision: watch.next_revision, ..watch.request })
     }
 
@@ -182,6 +219,7 @@ impl Watcher {
                 Err(error) if error.is_passing() => self.reopen_later(),
                 Err(error) => {
                     self.stream = None;
+                    self.opening = None;
                     self.watches.clear();
                     return Err(error);
                 }
@@ -205,35 +243,39 @@ impl Watcher {
         is_refused && self.refused_tokens <= REFUSED_TOKENS_MAX
     }
 
+    /// Waits for the next stream. A task opens it, so being dropped here does not mean to begin anew.
     async fn open(&mut self) -> Result<(), Error> {
-        if self.is_broken {
-            tokio::time::sleep(REOPEN_PAUSE).await;
-        }
-        self.client.renew_token().await?;
-        let client = &self.client;
-        let progress = || RequestUnion::ProgressRequest(WatchProgressRequest {});
-        let first: Vec<RequestUnion> = (self.watches.values().map(Watch::creation))
-            .chain(std::iter::repeat_with(progress).take(self.progress_requests))
-            .collect();
-        let mut requests = None;
-        let replies = client
-            .attempt(Retry::Repeatable, |channel| {
-                let (sender, receiver) = mpsc::unbounded_channel();
-                for request in &first {
-                    sender.send(wrap(request.clone())).expect("the receiver is right here");
-                }
-                requests = Some(sender);
-                let request = client.stream_request(UnboundedReceiverStream::new(receiver));
-                let mut service =
-                    WatchClient::new(channel).max_decoding_message_size(client.response_bytes_max);
-                async move { service.watch(request).await }
-            })
-            .await?;
-        let requests = requests.expect("a successful attempt was made");
-        self.stream = Some(Stream { requests, replies });
-        self.progress_requests = 0;
+        let opening = match &mut self.opening {
+            Some(opening) => opening,
+            None => {
+                let opening = self.begin_to_open();
+                self.opening.insert(opening)
+            }
+        };
+        let opened = (&mut opening.task).await;
+        let last_id = opening.last_id;
+        self.opening = None;
+        self.stream = Some(opened.unwrap_or_else(|_| Err(ended()))?);
         self.watches.values_mut().for_each(|watch| watch.is_confirmed = false);
+        // What has changed since the task knew.
+        for id in std::mem::take(&mut self.ended) {
+            self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id }));
+        }
+        let later: Vec<RequestUnion> =
+            self.watches.range(last_id + 1..).map(|(_, watch)| watch.creation()).collect();
+        later.into_iter().for_each(|request| self.send(request));
+        for _ in 0..std::mem::take(&mut self.progress_requests) {
+            self.send(RequestUnion::ProgressRequest(WatchProgressRequest {}));
+        }
         Ok(())
+    }
+
+    fn begin_to_open(&mut self) -> Opening {
+        let first: Vec<RequestUnion> = self.watches.values().map(Watch::creation).collect();
+        self.ended.clear();
+        let pause = if self.is_broken { REOPEN_PAUSE } else { Duration::ZERO };
+        let task = tokio::spawn(open(self.client.clone(), first, pause));
+        Opening { last_id: self.last_id, task }
     }
 
     /// Sends, if there is a stream. If there is none, or it breaks, opening the next one sends what matters again.
@@ -281,11 +323,36 @@ impl Watcher {
     }
 }
 
+/// Opens a stream whose first requests are these.
+async fn open(client: Client, first: Vec<RequestUnion>, pause: Duration) -> Result<Stream, Error> {
+    tokio::time::sleep(pause).await;
+    client.renew_token().await?;
+    let mut requests = None;
+    let replies = client
+        .attempt(Retry::Repeatable, |channel| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            for request in &first {
+                sender.send(wrap(request.clone())).expect("the receiver is right here");
+            }
+            requests = Some(sender);
+            let request = client.stream_request(UnboundedReceiverStream::new(receiver));
+            let mut service =
+                WatchClient::new(channel).max_decoding_message_size(client.response_bytes_max);
+            async move { service.watch(request).await }
+        })
+        .await?;
+    Ok(Stream { requests: requests.expect("a successful attempt was made"), replies })
+}
+
+fn ended() -> Error {
+    Error::ConnectionLost("watch stream ended".to_owned())
+}
+
 impl Stream {
     async fn receive(&mut self) -> Result<Option<WatchResponse>, Error> {
         match self.replies.message().await {
             Ok(Some(reply)) => Ok(Some(reply)),
-            Ok(None) => Err(Error::ConnectionLost("watch stream ended".to_owned())),
+            Ok(None) => Err(ended()),
             Err(status) => Err(Failure::from(status).into()),
         }
     }

@@ -1,10 +1,15 @@
 //! Every example runs.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod common;
+
 use std::path::PathBuf;
 use std::process::Command;
 
-use retcd_testkit::{Member, Process, SOON, server_binary};
+use common::{SOON, member};
+use retcd_testkit::{Member, Process};
+
+also_with_older_servers!();
 
 /// `target/<profile>/examples`, where cargo puts them before it runs tests.
 fn examples_dir() -> PathBuf {
@@ -24,7 +29,7 @@ fn run(name: &str, member: &Member) -> String {
 
 #[test]
 fn every_example_shows_what_it_says() {
-    let member = Member::start(&server_binary(), &[]);
+    let member = member();
     let last_lines = [
         ("kv", "deleted 2\n"),
         ("txn", "first: written\nsecond: too late\n"),
@@ -36,7 +41,19 @@ fn every_example_shows_what_it_says() {
         ),
         ("election", "it moved: b\"10.0.0.7:8080\"\nafter it resigned: Some(NoLeader)\n"),
         ("stm", "alice has 90, bob has 110\n"),
-        ("service_discovery", "after the lease has ended: []\n"),
+        (
+            "service_discovery",
+            "after one was killed: {\"other\"}\nafter the other has gone: nobody\n",
+        ),
+        ("rw_mutex", "two read at once\nthe writer waits\nthen it writes, with token "),
+        ("double_barrier", "both are done\n"),
+        ("queue", "first b\"compile\"\nthen b\"test\"\nat last b\"release\"\n"),
+        ("priority_queue", "first b\"put out the fire\"\nthen b\"clean up\"\n"),
+        ("namespace", "within: b\"color\"\nwithout: b\"example-namespace/color\"\n"),
+        ("ordering", "not older: true\n"),
+        ("leasing", "from memory: b\"red\"\nafter another has written: b\"blue\"\n"),
+        ("mirror", "then: {b\"example-mirror/a\": b\"1\", b\"example-mirror/b\": b\"2\"}\n"),
+        ("lock_service", "locked\nleader: b\"10.0.0.7:8080\"\n"),
     ];
     let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap();
     assert_eq!(sources.count(), last_lines.len(), "an example is not run here");

@@ -1,39 +1,24 @@
 //! A Go program with etcd's own client excludes, elects and finds us, and we it.
 //!
 //! Needs Go and its modules. Without them the test says so and passes.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they skip")]
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::process::Command;
+
+use common::{SOON, go_program};
 
 use retcd_client::concurrency::{Election, Error, Mutex, Session};
 use retcd_client::naming::{Endpoint, Endpoints};
 use retcd_client::{Client, Config};
-use retcd_testkit::{Member, Process, SOON, server_binary};
+use retcd_testkit::{Member, Process, server_binary};
 use serde_json::json;
 use tokio::time::timeout;
 
-/// Builds the Go program, or says why not.
-fn go_program() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-recipes");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/go");
-    let built = Command::new("go").current_dir(source).arg("build").arg("-o").arg(&path).output();
-    match built {
-        Err(error) => println!("skipped: go cannot be run: {error}"),
-        Ok(output) if output.status.success() => return Some(path),
-        Ok(output) => {
-            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-            let is_offline = ["dial tcp", "proxy", "lookup", "requires go"];
-            assert!(is_offline.iter().any(|sign| errors.contains(sign)), "{errors}");
-            println!("skipped: modules cannot be loaded: {errors}");
-        }
-    }
-    None
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_languages_mean_the_same_keys() {
-    let Some(program) = go_program() else { return };
+    let Some(program) = go_program("recipes") else { return };
     let member = Member::start(&server_binary(), &[]);
     let config = Config { endpoints: vec![member.endpoint()], ..Config::default() };
     let client = Client::new(&config).unwrap().with_timeout(SOON);

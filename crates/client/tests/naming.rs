@@ -5,13 +5,15 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::SOON;
+use common::proxy::{Mode, Proxy};
 use retcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use retcd_api::etcdserverpb::{CompactionRequest, PutRequest, StatusRequest};
 use retcd_client::naming::{
-    Endpoint, Endpoints, Error, ServiceChannel, Update, resolve, resolve_with,
+    Endpoint, Endpoints, Error, Policy, Resolver, ServiceChannel, Update, resolve, resolve_with,
 };
 use retcd_client::{Client, Config};
-use retcd_testkit::{Member, SOON, server_binary};
+use retcd_testkit::{Member, server_binary};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -116,22 +118,26 @@ async fn foreign_keys_are_refused() {
 
 #[tokio::test]
 async fn a_watch_that_was_away_reports_what_has_changed() {
-    let mut member = member();
+    let member = member();
     let client = client(&member);
     let service = Endpoints::new(&client, "s").unwrap();
     service.add("s/a", Endpoint::new("1:1"), 0).await.unwrap();
     service.add("s/b", Endpoint::new("2:2"), 0).await.unwrap();
-    let mut watch = service.watch().await.unwrap();
+    let proxy = Proxy::start(&member.endpoint()).await;
+    let away = common::client_of(&[proxy.endpoint()]);
+    let mut watch = Endpoints::new(&away, "s").unwrap().watch().await.unwrap();
     let first = timeout(SOON, watch.next()).await.unwrap().unwrap();
     assert_eq!(first, [added("s/a", "1:1", 0), added("s/b", "2:2", 0)]);
 
-    member.crash_and_restart();
-    while service.delete("s/a").await.is_err() {}
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    service.delete("s/a").await.unwrap();
     service.add("s/c", Endpoint::new("3:3"), 0).await.unwrap();
     let revision = client
         .range(retcd_api::etcdserverpb::RangeRequest { key: "s/c".into(), ..Default::default() });
     let revision = revision.await.unwrap().header.unwrap().revision;
     client.compact(CompactionRequest { revision, physical: true }).await.unwrap();
+    proxy.set(Mode::Pass);
     let changes = timeout(SOON, watch.next()).await.unwrap().unwrap();
     assert_eq!(changes, [deleted("s/a"), added("s/c", "3:3", 0)]);
 }
@@ -181,6 +187,100 @@ async fn the_last_known_endpoints_stay_while_the_registry_is_away() {
     registry.crash_and_restart();
     while service.add("s/1", Endpoint::new(host.endpoint()), 0).await.is_err() {}
     until_known(&mut known, 2).await;
+}
+
+#[tokio::test]
+async fn a_host_that_dies_is_left_out_before_its_lease_ends() {
+    let registry = member();
+    let mut hosts = [member(), member()];
+    let ids = [cluster_id(&hosts[0]).await, cluster_id(&hosts[1]).await];
+    let client = client(&registry);
+    let service = Endpoints::new(&client, "s").unwrap();
+    service.add("s/0", Endpoint::new(hosts[0].endpoint()), 0).await.unwrap();
+    service.add("s/1", Endpoint::new(hosts[1].endpoint()), 0).await.unwrap();
+    let resolved = resolve(&client, "s").await.unwrap();
+    until_answered(resolved.channel(), &ids.into()).await;
+
+    hosts[0].process().kill();
+    hosts[0].process().wait(SOON);
+    // Calls on the dying connection may fail; soon nobody calls there any more.
+    let mut stub = MaintenanceClient::new(resolved.channel());
+    let mut in_a_row = 0;
+    let calling = async {
+        while in_a_row < 10 {
+            let answered = stub.status(StatusRequest {}).await;
+            in_a_row = if answered.is_ok() { in_a_row + 1 } else { 0 };
+        }
+    };
+    timeout(SOON, calling).await.expect("the other one answers all calls");
+    until_answered(resolved.channel(), &[ids[1]].into()).await;
+
+    // It is still registered, so it is used again as soon as it is back.
+    hosts[0].crash_and_restart();
+    until_answered(resolved.channel(), &ids.into()).await;
+}
+
+#[tokio::test]
+async fn the_first_is_picked_until_it_goes() {
+    let registry = member();
+    let mut hosts = [member(), member()];
+    let ids = [cluster_id(&hosts[0]).await, cluster_id(&hosts[1]).await];
+    let client = client(&registry);
+    let service = Endpoints::new(&client, "s").unwrap();
+    service.add("s/0", Endpoint::new("127.0.0.1:1"), 0).await.unwrap();
+    service.add("s/1", Endpoint::new(hosts[0].endpoint()), 0).await.unwrap();
+    service.add("s/2", Endpoint::new(hosts[1].endpoint()), 0).await.unwrap();
+    let resolver = Resolver::new(&client, "etcd:///s").policy(Policy::PickFirst);
+    let resolved = resolver.resolve().await.unwrap();
+    let mut stub = MaintenanceClient::new(resolved.channel());
+    let mut who = async || {
+        let status = stub.status(StatusRequest {}).await?.into_inner();
+        Ok::<_, tonic::Status>(status.header.unwrap().cluster_id)
+    };
+    for _ in 0..10 {
+        assert_eq!(who().await.unwrap(), ids[0], "the first that can be reached");
+    }
+    hosts[0].process().kill();
+    hosts[0].process().wait(SOON);
+    let moving = async { while who().await.ok() != Some(ids[1]) {} };
+    timeout(SOON, moving).await.expect("the next one takes over");
+    hosts[0].crash_and_restart();
+    for _ in 0..10 {
+        assert_eq!(who().await.unwrap(), ids[1], "what works is kept");
+    }
+    service.delete("s/2").await.unwrap();
+    let moving = async { while who().await.ok() != Some(ids[0]) {} };
+    timeout(SOON, moving).await.expect("what is removed is not");
+}
+
+#[tokio::test]
+async fn calls_fail_when_nobody_can_be_reached_and_wait_when_nobody_is_known() {
+    let registry = member();
+    let client = client(&registry);
+    let service = Endpoints::new(&client, "s").unwrap();
+    for policy in [Policy::RoundRobin, Policy::PickFirst] {
+        service.add("s/0", Endpoint::new("127.0.0.1:1"), 0).await.unwrap();
+        let resolved = Resolver::new(&client, "s").policy(policy).resolve().await.unwrap();
+        let mut stub = MaintenanceClient::new(resolved.channel());
+        let refused = timeout(SOON, stub.status(StatusRequest {})).await.expect("an answer");
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+        assert!(refused.message().contains("refused"), "{refused:?}");
+
+        service.delete("s/0").await.unwrap();
+        until_known(&mut resolved.endpoints(), 0).await;
+        let waiting = tokio::spawn(async move {
+            // One that was not sent yet may be told of the old failure.
+            loop {
+                if let Ok(status) = stub.status(StatusRequest {}).await {
+                    return status.into_inner().header.unwrap().cluster_id;
+                }
+            }
+        });
+        service.add("s/0", Endpoint::new(registry.endpoint()), 0).await.unwrap();
+        let answered = timeout(SOON, waiting).await.expect("an answer").unwrap();
+        assert_eq!(answered, cluster_id(&registry).await);
+    }
 }
 
 #[tokio::test]

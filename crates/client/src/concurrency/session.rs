@@ -85,6 +85,7 @@ impl Session {
         Session { shared: Arc::new(shared) }
     }
 
+    /// The client that the session was started with.
     pub fn client(&self) -> &Client {
         &self.shared.client
     }

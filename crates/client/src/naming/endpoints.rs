@@ -25,10 +25,20 @@ pub struct Endpoint {
 /// A change to the endpoints of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
-    /// There is an endpoint, or it is another one than before. `lease` is the lease it lives under, 0 for none.
-    Add { key: String, endpoint: Endpoint, lease: i64 },
+    /// There is an endpoint, or it is another one than before.
+    Add {
+        /// Its key, with the name of the service and a slash before it.
+        key: String,
+        /// Where it is.
+        endpoint: Endpoint,
+        /// The lease it lives under, 0 for none.
+        lease: i64,
+    },
     /// There is no endpoint any more.
-    Delete { key: String },
+    Delete {
+        /// The key it had.
+        key: String,
+    },
 }
 
 /// An endpoint as it is stored. Go leaves nothing out when it writes, and takes what it finds when it reads.

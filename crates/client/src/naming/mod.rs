@@ -25,5 +25,10 @@ pub enum Error {
     InvalidTarget,
     /// The key of an endpoint is not below the name of its service.
     #[error("endpoints: endpoint key should be prefixed with '{target}/' got: '{key}'")]
-    ForeignKey { target: String, key: String },
+    ForeignKey {
+        /// The name of the service.
+        target: String,
+        /// The key that is not below it.
+        key: String,
+    },
 }

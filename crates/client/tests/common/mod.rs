@@ -95,6 +95,25 @@ pub fn run_again_with_older_servers(own_name: &str) {
     }
 }
 
+/// Builds a Go program below `tests/go`, or says why not.
+pub fn go_program(package: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("go-{package}"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/go");
+    let mut build = Command::new("go");
+    build.current_dir(source).arg("build").arg("-o").arg(&path).arg(format!("./{package}"));
+    match build.output() {
+        Err(error) => eprintln!("skipped: go cannot be run: {error}"),
+        Ok(output) if output.status.success() => return Some(path),
+        Ok(output) => {
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is_offline = ["dial tcp", "proxy", "lookup", "requires go"];
+            assert!(is_offline.iter().any(|sign| errors.contains(sign)), "{errors}");
+            eprintln!("skipped: modules cannot be loaded: {errors}");
+        }
+    }
+    None
+}
+
 /// A test that runs all the others again, against older servers.
 #[macro_export]
 macro_rules! also_with_older_servers {
