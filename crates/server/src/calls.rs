@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use retcd_api::error::{Code, RpcError};
 
 use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, Metadata};
-use crate::metrics::{Metrics, RequestKind, is_read_only_txn};
-use crate::services::{Kind, Rpc, Services};
+use crate::metrics::{Metrics, RequestKind, is_read_only_txn, timeline};
+use crate::services::{self, Answer, Kind, Rpc, Services};
 use crate::traces::Traced;
 
 /// A call under way. `S` is a reference for the duration of a unary call; a stream owns its part.
@@ -123,6 +123,29 @@ impl<S: Deref<Target = Services>> Drop for Call<S> {
     fn drop(&mut self) {
         self.end(Some(&RpcError::ContextCanceled));
     }
+}
+
+/// Does what a unary call asks for. Of a sampled one it is noted what it sends into the log.
+pub(crate) async fn carry_out(
+    call: &mut Call<&Services>,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    let (rpc, services) = (call.rpc, call.services);
+    let Some(traced) = &mut call.traced else {
+        return services::unary(rpc, services, metadata, message).await;
+    };
+    let mut work = Box::pin(services::unary(rpc, services, metadata, message));
+    std::future::poll_fn(|context| {
+        // What this thread has sent before was for others.
+        timeline::take_proposed();
+        let outcome = work.as_mut().poll(context);
+        if let Some(id) = timeline::take_proposed() {
+            traced.proposed(id);
+        }
+        outcome
+    })
+    .await
 }
 
 /// The answers of a streaming call on their way out.

@@ -13,17 +13,19 @@ mod grpc;
 mod process;
 pub mod registry;
 mod requests;
+pub(crate) mod timeline;
 
 use crate::config::FeatureGates;
 use crate::config::help::ETCD_VERSION;
 pub use applied::Commits;
-pub(crate) use applied::Hop;
+pub(crate) use applied::{Hop, request_id};
 pub use grpc::{Grpc, Method};
 use registry::{
     Counter, CounterVec, Family, Gauge, GaugeVec, Histogram, HistogramVec, by, exp, exp_by, one,
 };
 pub use requests::Requests;
 pub(crate) use requests::{RequestKind, is_read_only_txn};
+pub use timeline::Timeline;
 
 /// Sets the gauges whose values are asked for at a scrape.
 pub trait Sources {
@@ -37,6 +39,8 @@ macro_rules! metrics {
         pub struct Metrics {
             /// `grpc_server_*`, by method.
             pub grpc: Grpc,
+            /// The hops of sampled calls.
+            pub timeline: Timeline,
             /// Handles of what the commit thread tells.
             pub commits: Commits,
             /// Handles of `etcd_server_request_duration_seconds`.
@@ -46,7 +50,7 @@ macro_rules! metrics {
 
         impl Metrics {
             fn empty(extensive: bool) -> Self {
-                Self { grpc: Grpc::new(extensive), requests: Requests::new(), commits: Commits::default(), $($field: $init,)* }
+                Self { grpc: Grpc::new(extensive), requests: Requests::new(), commits: Commits::default(), timeline: Timeline::default(), $($field: $init,)* }
             }
 
             /// Name, help and samples of the rows of the table.

@@ -27,6 +27,7 @@ use self::context::{Context, SpanId, random_id};
 pub(crate) use self::exporter::Exporter;
 use crate::config::DistributedTracing;
 use crate::metrics::Metrics;
+use crate::metrics::timeline::Passage;
 use crate::services::Rpc;
 
 /// Spans that wait for the exporter, as many as OpenTelemetry's own libraries keep.
@@ -60,6 +61,8 @@ pub(crate) struct Traced {
     tracer: Arc<Tracer>,
     span: Span,
     request: Option<Span>,
+    /// What the request has sent into the log.
+    proposed: Vec<u64>,
 }
 
 /// A span that will not change any more.
@@ -79,6 +82,7 @@ struct Ended {
 impl Tracer {
     pub(crate) fn new(settings: DistributedTracing, metrics: Arc<Metrics>) -> Self {
         let queue = Mutex::new(Vec::new());
+        metrics.timeline.turn_on();
         Self { settings, queue, is_worth_sending: Notify::new(), metrics }
     }
 
@@ -108,7 +112,7 @@ impl Tracer {
             attributes,
             children: Vec::new(),
         };
-        Some(Box::new(Traced { tracer: self.clone(), span, request: None }))
+        Some(Box::new(Traced { tracer: self.clone(), span, request: None, proposed: Vec::new() }))
     }
 
     fn keep(&self, spans: Vec<Ended>) {
@@ -141,9 +145,21 @@ impl Traced {
         }
     }
 
+    /// The request goes through the log under this id.
+    pub(crate) fn proposed(&mut self, id: u64) {
+        self.proposed.push(id);
+    }
+
     /// The request has been answered.
     pub(crate) fn answered(&mut self, error: Option<&str>) {
         if let Some(request) = self.request.take() {
+            for id in self.proposed.drain(..) {
+                for Passage { hop, start, end } in self.tracer.metrics.timeline.of(id) {
+                    let mut part = request.child(hop.name(), Vec::new());
+                    part.started = start;
+                    self.span.children.push(part.into_ended(end, None));
+                }
+            }
             self.span.children.push(request.into_ended(now(), error.map(str::to_owned)));
         }
     }

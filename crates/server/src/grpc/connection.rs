@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{Body, MessageStream, add_status};
 use super::framing::{FRAME_PREFIX_BYTES, MessageReader, frame_prefix};
 use super::metadata::Metadata;
-use crate::calls::{Call, Counted, SharedCall};
+use crate::calls::{Call, Counted, SharedCall, carry_out};
 use crate::http::Scope;
 use crate::services::{self, Answer, Kind, Rpc, Services};
 use crate::traces::Tracer;
@@ -252,7 +252,7 @@ async fn grpc(
     let reader = MessageReader::new(settings.message_bytes_max, metadata.is_gzip);
     let answer = if rpc.kind() == Kind::Unary {
         let mut call = Call::begin(&**services, rpc, &metadata, traced);
-        let answer = unary(rpc, &metadata, body, reader, services, &mut call).await;
+        let answer = unary(&metadata, body, reader, services, &mut call).await;
         call.end(answer.as_ref().err());
         answer
     } else {
@@ -293,7 +293,6 @@ async fn open_stream(
 }
 
 async fn unary(
-    rpc: Rpc,
     metadata: &Metadata,
     body: Incoming,
     reader: MessageReader,
@@ -302,7 +301,7 @@ async fn unary(
 ) -> Result<Body, RpcError> {
     let message = read_only_message(body, reader).await?;
     call.received(&message);
-    let answer = services::unary(rpc, services, metadata, message).await?;
+    let answer = carry_out(call, metadata, message).await?;
     Ok(whole_message(&answer, services, call))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
-use retcd_api::etcdserverpb::LeaseGrantRequest;
+use retcd_api::etcdserverpb::{InternalRaftRequest, LeaseGrantRequest};
 use retcd_api::raftpb;
 use retcd_state_machine::Applied;
 
@@ -93,6 +93,12 @@ pub struct Commits {
     ops: [[OnceLock<Arc<Histogram>>; 2]; OPS.len()],
 }
 
+/// The id of the request in an entry; 0 when it has none.
+pub(crate) fn request_id(entry: &raftpb::Entry) -> u64 {
+    let request = InternalRaftRequest::decode(entry.data.clone()).unwrap_or_default();
+    request.header.map_or(request.id, |header| header.id)
+}
+
 impl Metrics {
     /// Notes entries that were applied together, each with what came of it, and how long all took.
     pub(crate) fn entries_applied(
@@ -119,6 +125,7 @@ impl Metrics {
             return;
         };
         self.hop_took(Hop::Apply, took);
+        self.timeline.left(Hop::Apply, took, applied.iter().map(|applied| applied.request_id));
         for (op, outcomes) in counts.iter().enumerate() {
             for (is_success, count) in [false, true].into_iter().zip(*outcomes) {
                 if count > 0 {
@@ -163,7 +170,7 @@ mod tests {
     use super::*;
     use crate::config::FeatureGates;
 
-    fn entry(request: &pb::InternalRaftRequest) -> raftpb::Entry {
+    fn entry(request: &InternalRaftRequest) -> raftpb::Entry {
         raftpb::Entry { data: request.encode_to_vec().into(), ..Default::default() }
     }
 
@@ -176,7 +183,7 @@ mod tests {
     fn every_op_is_found_behind_its_header() {
         assert!(OPS.is_sorted_by_key(|(field, _)| *field));
         let header = Some(pb::RequestHeader { id: 7, ..Default::default() });
-        let put = pb::InternalRaftRequest {
+        let put = InternalRaftRequest {
             header,
             id: 7,
             put: Some(pb::PutRequest::default()),
@@ -185,7 +192,7 @@ mod tests {
         let data = put.encode_to_vec();
         assert_eq!(op_of(&data).map(|(op, _)| OPS[op].1), Some("Put"));
         // Members of other makes may write the header first.
-        let only_header = pb::InternalRaftRequest { put: None, ..put };
+        let only_header = InternalRaftRequest { put: None, ..put };
         let reversed = [only_header.encode_to_vec(), b"\x22\x00".to_vec()].concat();
         assert_eq!(op_of(&reversed).map(|(op, _)| OPS[op].1), Some("Put"));
         assert_eq!(op_of(b""), None);
@@ -196,8 +203,8 @@ mod tests {
     fn entries_count_with_their_share_of_the_batch() {
         let metrics = Metrics::new(false, &FeatureGates::default());
         let put =
-            pb::InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() };
-        let grant = pb::InternalRaftRequest {
+            InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() };
+        let grant = InternalRaftRequest {
             lease_grant: Some(LeaseGrantRequest { id: 1, ttl: 60 }),
             ..Default::default()
         };

@@ -38,7 +38,7 @@ use super::mailbox::{Outcome, ReplyTo};
 use super::proposals::{Command, Proposal, Waiter, Work};
 use super::{NodeHandle, Shared};
 use crate::logging;
-use crate::metrics::Hop;
+use crate::metrics::{Hop, request_id};
 
 /// How long an unsynced commit index may wait for company before it is written by itself.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
@@ -267,7 +267,10 @@ impl CommitLoop {
         metrics.commit_batch_requests.observe(work.proposals.len() as f64);
         if let Some(waiter) = work.proposals.iter().find_map(|proposal| proposal.waiter) {
             let pushed = waiter.deadline.saturating_sub(self.shared.limits.request_timeout);
-            metrics.hop_took(Hop::Queue, self.shared.started.elapsed().saturating_sub(pushed));
+            let took = self.shared.started.elapsed().saturating_sub(pushed);
+            metrics.hop_took(Hop::Queue, took);
+            let requests = work.proposals.iter().map(|proposal| proposal.id);
+            metrics.timeline.left(Hop::Queue, took, requests);
         }
     }
 
@@ -456,7 +459,10 @@ impl CommitLoop {
         appended.map_err(|error| Failure::because("write the log", error))?;
         self.has_unwritten = true;
         if persist.must_sync || persist.snapshot.is_some() {
+            let started = Instant::now();
             self.write(true)?;
+            let requests = persist.entries.iter().map(request_id);
+            self.shared.metrics.timeline.left(Hop::Log, started.elapsed(), requests);
         }
         persist.snapshot.as_ref().map_or(Ok(()), |snapshot| self.install(snapshot))
     }

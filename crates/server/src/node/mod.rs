@@ -52,7 +52,7 @@ use self::mailbox::{Mailboxes, Pending, WaitsFor};
 use self::proposals::{Command, Proposal, Proposals, Pushed, Waiter};
 use self::reads::Rounds;
 use self::storage_loop::StorageHandle;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, timeline};
 use crate::peer::Network;
 
 /// A request that goes through the log: its field of `InternalRaftRequest`.
@@ -315,7 +315,9 @@ impl NodeHandle {
     }
 
     fn new_request_id(&self) -> u64 {
-        self.shared.request_ids.fetch_add(1, Ordering::Relaxed)
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        timeline::proposed(id);
+        id
     }
 
     /// Answers the calls of this thread that have waited too long.

@@ -10,7 +10,7 @@ use retcd_api::error::RpcError;
 use retcd_gateway::{Answers, Requests};
 
 use super::{Rpc, Services, unknown_method};
-use crate::calls::{Call, Counted, SharedCall};
+use crate::calls::{Call, Counted, SharedCall, carry_out};
 use crate::grpc::connection::{MessageSource, Requests as Source};
 use crate::grpc::{Body, MessageReader, MessageStream, Metadata};
 use crate::traces::Tracer;
@@ -63,9 +63,9 @@ impl retcd_gateway::Services for Backstage<'_> {
         request: Bytes,
     ) -> Result<Bytes, RpcError> {
         let services = self.services;
-        let Begun { rpc, metadata, mut call } = self.begin(&**services, method, &metadata)?;
+        let Begun { metadata, mut call, .. } = self.begin(&**services, method, &metadata)?;
         call.received(&request);
-        let answer = super::unary(rpc, services, &metadata, request).await;
+        let answer = carry_out(&mut call, &metadata, request).await;
         call.end(answer.as_ref().err());
         let answer = answer?;
         let mut message = services.header(&answer);

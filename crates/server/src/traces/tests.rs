@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::attributes::Value;
 use super::otlp::Any;
 use super::*;
+use crate::metrics::Hop;
 use crate::services::Rpc;
 
 fn tracer(samples_per_million: u32) -> Arc<Tracer> {
@@ -36,6 +37,9 @@ fn a_call_and_its_parts_become_spans_of_one_trace() {
     let mut traced = tracer.begin("/etcdserverpb.KV/Put", &sampled_by_caller()).unwrap();
     let put = pb::PutRequest { key: "k".into(), ..Default::default() };
     traced.received(Rpc::Put, &put.encode_to_vec().into());
+    let second = Duration::from_secs(1);
+    tracer.metrics.timeline.left(Hop::Log, second, [6, 7, 8].into_iter());
+    traced.proposed(7);
     traced.end(5, Some("why"));
 
     let queue = tracer.queue.lock();
@@ -45,7 +49,9 @@ fn a_call_and_its_parts_become_spans_of_one_trace() {
     let attributes = &resource.resource.as_ref().unwrap().attributes;
     let names: Vec<_> = attributes.iter().map(|attribute| &*attribute.key).collect();
     assert_eq!(names, ["service.name", "service.instance.id"]);
-    let [put, call] = &resource.scope_spans[0].spans[..] else { panic!("{request:?}") };
+    let [log, put, call] = &resource.scope_spans[0].spans[..] else { panic!("{request:?}") };
+    assert_eq!((&*log.name, &log.parent_span_id), ("log", &put.span_id));
+    assert_eq!(log.end_time_unix_nano - log.start_time_unix_nano, 1_000_000_000);
     assert_eq!((&*call.name, &*put.name), ("etcdserverpb.KV/Put", "put"));
     let trace: Vec<u8> = (0..16).collect();
     assert_eq!((&call.trace_id, &put.trace_id), (&trace, &trace));
@@ -115,7 +121,7 @@ async fn collector(listener: tokio::net::TcpListener) -> (String, otlp::ExportTr
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 sender.send((path, body)).unwrap();
                 let answer = http::Response::builder().header("grpc-status", "0");
-                Ok::<_, http::Error>(answer.body(Full::<Bytes>::default())?)
+                answer.body(Full::<Bytes>::default())
             }
         });
     let connection = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
