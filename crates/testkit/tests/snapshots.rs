@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use retcd_testkit::{
-    Member, Process, SOON, Tool, binary, etcdctl_34, free_port, real_etcd, server_binary,
+    Member, PATIENCE, Port, Process, Tool, binary, etcdctl_34, real_etcd, server_binary,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -108,7 +108,7 @@ fn save(tool: &Tool, dir: &Path) -> PathBuf {
 
 fn run(command: &mut Command) -> Vec<u8> {
     let mut process = Process::spawn(command);
-    let status = process.wait(SOON);
+    let status = process.wait(PATIENCE);
     assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&process.stderr()));
     process.stdout()
 }
@@ -117,14 +117,14 @@ fn run(command: &mut Command) -> Vec<u8> {
 struct Restored {
     endpoint: String,
     _process: Process,
+    _ports: [Port; 2],
 }
 
 impl Restored {
     fn start(etcd: &Path, snapshot: &Path, dir: &Path) -> Self {
         let data_dir = dir.join("restored").display().to_string();
-        let (client, peer) = (free_port(), free_port());
-        let (client_url, peer_url) =
-            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (Port::claim(), Port::claim());
+        let (client_url, peer_url) = (client.url(), peer.url());
         let cluster = format!("m1={peer_url}");
         let member = [
             ["--name", "m1"],
@@ -142,7 +142,8 @@ impl Restored {
         let mut server = Command::new(etcd.join("etcd"));
         let mut process =
             Process::spawn(server.args(member.as_flattened()).args(urls.as_flattened()));
-        process.expect("ready to serve client requests", SOON * 2);
-        Restored { endpoint: format!("127.0.0.1:{client}"), _process: process }
+        process.expect("ready to serve client requests", PATIENCE);
+        let endpoint = format!("127.0.0.1:{}", client.number());
+        Restored { endpoint, _process: process, _ports: [client, peer] }
     }
 }
