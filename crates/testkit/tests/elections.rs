@@ -4,13 +4,16 @@ mod contenders;
 
 use bytes::Bytes;
 use contenders::{Fixture, assert_refused, is_ours, revision, soon};
+use retcd_api::etcdserverpb::compare::{CompareResult, TargetUnion};
+use retcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use retcd_api::mvccpb::KeyValue;
 use retcd_api::v3electionpb::election_client::ElectionClient;
 use retcd_api::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
     ProclaimResponse, ResignRequest,
 };
-use tokio::task::JoinHandle;
+use retcd_client::{Client, Txn, compare};
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -310,4 +313,65 @@ async fn observers_never_go_back_while_leaders_come_and_go() {
     }
     elections.campaign(lease, "last").await.expect("nobody else stands");
     while observer.next().await.value != "last" {}
+}
+
+/// How many elections go on at the same time, with how many candidates each, and how often each is won.
+const ROOMS: usize = 10;
+const CANDIDATES: usize = 4;
+const VICTORIES: usize = 40;
+/// Of so many leaders one is deposed: its lease ends, and it does not know.
+const DEPOSED_OF: usize = 4;
+
+#[tokio::test]
+async fn contended_campaigns_never_have_two_leaders() {
+    let fixture = Fixture::start().await;
+    let mut rooms = JoinSet::new();
+    for number in 0..ROOMS {
+        let (client, elections) = (fixture.client.clone(), Elections::connect(&fixture).await);
+        rooms.spawn(contest(client, elections, format!("room-{number}")));
+    }
+    let refused: usize = rooms.join_all().await.into_iter().sum();
+    assert_eq!(refused, ROOMS * (VICTORIES / DEPOSED_OF - 1));
+}
+
+/// Candidates follow each other in one room. Returns how often a deposed leader was refused.
+async fn contest(client: Client, mut elections: Elections, name: String) -> usize {
+    let (mut waiting, mut deposed, mut refused) = (JoinSet::new(), None::<LeaderKey>, 0);
+    for victory in 1..=VICTORIES {
+        while waiting.len() < CANDIDATES {
+            let lease = client.lease_grant(600, 0).await.expect("the member grants").id;
+            let request = CampaignRequest { name: name.clone().into(), lease, value: "x".into() };
+            let mut elections = elections.0.clone();
+            waiting.spawn(async move { elections.campaign(request).await });
+        }
+        let won = soon(waiting.join_next()).await.expect("somebody stands").expect("no panic");
+        let leader = leader_of(won.expect("every lease is alive").into_inner());
+        assert!(hang_sign(&client, &name, &leader).await, "two leaders in {name}");
+        if let Some(deposed) = deposed.take() {
+            let late = elections.proclaim(&deposed, "late").await;
+            assert_refused(late, "election: not leader");
+            refused += 1;
+        }
+        if victory % DEPOSED_OF == 0 {
+            client.lease_revoke(leader.lease).await.expect("the lease is there");
+            deposed = Some(leader);
+        } else {
+            let key = format!("{name}-inside").into();
+            let sign = DeleteRangeRequest { key, ..Default::default() };
+            client.delete_range(sign).await.expect("the member serves");
+            elections.resign(&leader).await;
+        }
+    }
+    refused
+}
+
+/// Hangs a sign at the door that lives as long as the leader's lease, if it leads and no other sign hangs there.
+async fn hang_sign(client: &Client, name: &str, leader: &LeaderKey) -> bool {
+    let sign = Bytes::from(format!("{name}-inside"));
+    let made_at = |key: &Bytes, revision| {
+        compare(key.clone(), CompareResult::Equal, TargetUnion::CreateRevision(revision))
+    };
+    let put = PutRequest { key: sign.clone(), lease: leader.lease, ..Default::default() };
+    let txn = Txn::new().when(made_at(&leader.key, leader.rev)).when(made_at(&sign, 0)).put(put);
+    client.txn(txn.into_request()).await.expect("every lease is alive").succeeded
 }
