@@ -139,7 +139,6 @@ struct Member {
     storage_thread: JoinHandle<()>,
     /// The number of the runtime that does everything but serve clients.
     background: u16,
-    is_new: bool,
 }
 
 impl Member {
@@ -238,7 +237,6 @@ impl Member {
             commit_thread: spawn_or_die("commit", move || commit_loop::run(&commit))?,
             storage_thread: spawn_or_die("storage", move || storing.run())?,
             background,
-            is_new,
         })
     }
 
@@ -409,7 +407,7 @@ impl Member {
             cluster_id = %format!("{:x}", node.cluster_id()),
             "published local member to cluster through raft"
         );
-        if node.is_sole_voter() && self.is_new {
+        if node.is_sole_voter() && self.services.reader.cluster_version().is_none() {
             background::set_own_version(node).await;
         }
     }

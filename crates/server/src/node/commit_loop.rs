@@ -346,6 +346,7 @@ impl CommitLoop {
             let now = self.shared.started.elapsed();
             self.machine.reader().lessor().promote(now, self.settings.election_timeout);
         } else {
+            self.shared.is_always_fresh.store(false, Ordering::Release);
             self.machine.reader().lessor().demote();
         }
         tracing::info!(leader = %format!("{leader:x}"), is_leader, "raft leadership changed");
@@ -389,6 +390,9 @@ impl CommitLoop {
         self.warn_slow_apply(now);
         if std::mem::replace(&mut self.term, term) < term {
             self.tell_of_lost_proposals();
+        }
+        if self.node.is_sole_voter() && self.node.is_leader() && self.term == self.node.term() {
+            self.shared.is_always_fresh.store(true, Ordering::Release);
         }
         let reader = self.machine.reader();
         self.node.answer_reads_applied(reader.applied_index());

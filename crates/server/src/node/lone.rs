@@ -47,7 +47,7 @@ pub(crate) fn may_commit(node: &NodeHandle) -> bool {
     LOCAL.with(|local| local.is_here.get())
         && mailbox::waiting() == 1
         && node.shared.has_fast_disk.load(Ordering::Relaxed)
-        && node.shared.is_sole_voter.load(Ordering::Relaxed)
+        && node.shared.is_always_fresh.load(Ordering::Relaxed)
 }
 
 /// Has [`run`] look after the proposals.

@@ -126,8 +126,10 @@ pub(crate) struct Shared {
     is_removed: CancellationToken,
     /// What the watch hub of each client thread counts.
     watch_counters: Box<[Mutex<watch::Counters>]>,
-    /// This member is the only voter, and leader: see [`reads`].
+    /// Only this member has a vote.
     is_sole_voter: AtomicBool,
+    /// It leads besides, and has applied all that any leader before it has committed: see [`reads`].
+    is_always_fresh: AtomicBool,
 }
 
 /// The node as the rest of the server sees it.
@@ -198,6 +200,7 @@ impl NodeHandle {
             is_removed: CancellationToken::new(),
             watch_counters,
             is_sole_voter: AtomicBool::new(is_sole_voter),
+            is_always_fresh: AtomicBool::new(false),
         };
         NodeHandle { shared: Arc::new(shared) }
     }

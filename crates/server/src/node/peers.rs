@@ -115,7 +115,11 @@ impl NodeHandle {
     pub(super) fn members_changed(&self, conf_state: &ConfState) {
         let own = self.shared.ids.member;
         self.shared.is_learner.store(conf_state.learners.contains(&own), Ordering::Relaxed);
-        self.shared.is_sole_voter.store(conf_state.voters == [own], Ordering::Release);
+        let is_sole_voter = conf_state.voters == [own];
+        self.shared.is_sole_voter.store(is_sole_voter, Ordering::Release);
+        if !is_sole_voter {
+            self.shared.is_always_fresh.store(false, Ordering::Release);
+        }
         self.meet(&self.shared.reader.members());
         let removed = self.shared.reader.removed_members();
         let mut peers = self.shared.peers.lock();

@@ -1,8 +1,8 @@
 //! Linearizable reads: what must be known before local state may answer.
 //!
-//! A member that is the only voter is always the leader, and whatever it acknowledged it has applied before the answer
-//! left. So its present state is never stale, and the barrier is free. This is the fast path of every read on a single
-//! member: no lock, no other thread.
+//! Whatever a leader acknowledged it has applied before the answer left. So if a member is the only voter, leads, and has
+//! applied an entry of its own term, and with it all of earlier leaders', its present state is never stale, and the barrier
+//! is free. This is the fast path of every read on a single member: no lock, no other thread.
 //!
 //! With other voters a read needs an index of Raft's, which costs a round of messages. One round serves all reads of the
 //! member that wait when it begins; those that come while it runs share the next one:
@@ -130,7 +130,7 @@ impl Rounds {
 impl NodeHandle {
     /// Returns when this member's state holds everything that was acknowledged to anybody before the call.
     pub(crate) async fn read_barrier(&self) -> Result<(), RpcError> {
-        if self.shared.is_sole_voter.load(Ordering::Acquire) {
+        if self.shared.is_always_fresh.load(Ordering::Acquire) {
             return Ok(());
         }
         let deadline = millis(self.now() + self.shared.limits.request_timeout);
