@@ -65,7 +65,7 @@ where
         });
     }
     callers.join_all().await;
-    (cpu() - before) / u32::try_from(CALLS).unwrap()
+    cpu().saturating_sub(before) / u32::try_from(CALLS).unwrap()
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {

@@ -2,7 +2,7 @@
 //! `ETCD_ENDPOINT` says where the registry is, 127.0.0.1:2379 otherwise.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Ready, ready};
@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     endpoints.wait_for(|endpoints| endpoints.len() == 1).await?;
     println!("after one was killed: {:?}", answering(service.channel()).await?);
     other.session.close().await?;
-    endpoints.wait_for(|endpoints| endpoints.is_empty()).await?;
+    endpoints.wait_for(BTreeMap::is_empty).await?;
     println!("after the other has gone: nobody");
     Ok(())
 }

@@ -108,7 +108,7 @@ impl Client {
         value: impl Into<Bytes>,
     ) -> Result<ProclaimResponse, Error> {
         let request =
-            ProclaimRequest { leader: Some(self.inside_key(leader)), value: value.into() };
+            ProclaimRequest { leader: Some(self.inside_key(&leader)), value: value.into() };
         self.call(Retry::Once, request, |channel, request| async move {
             ElectionClient::new(channel).proclaim(request).await
         })
@@ -154,7 +154,7 @@ impl Client {
 
     /// Lets the next candidate lead. Having lost the leadership before is no error.
     pub async fn resign(&self, leader: LeaderKey) -> Result<ResignResponse, Error> {
-        let request = ResignRequest { leader: Some(self.inside_key(leader)) };
+        let request = ResignRequest { leader: Some(self.inside_key(&leader)) };
         self.call(Retry::Repeatable, request, |channel, request| async move {
             ElectionClient::new(channel).resign(request).await
         })
@@ -168,8 +168,9 @@ impl Client {
         namespace::joined(&self.namespace, name)
     }
 
-    fn inside_key(&self, leader: LeaderKey) -> LeaderKey {
-        LeaderKey { name: self.inside(&leader.name), key: self.inside(&leader.key), ..leader }
+    fn inside_key(&self, leader: &LeaderKey) -> LeaderKey {
+        let (name, key) = (self.inside(&leader.name), self.inside(&leader.key));
+        LeaderKey { name, key, ..*leader }
     }
 }
 
@@ -212,12 +213,11 @@ impl LeaderStream {
     }
 
     async fn receive(&mut self) -> Result<LeaderResponse, Error> {
-        let replies = match &mut self.replies {
-            Some(replies) => replies,
-            None => {
-                let replies = open(&self.client, self.request.clone()).await?;
-                self.replies.insert(replies)
-            }
+        let replies = if let Some(replies) = &mut self.replies {
+            replies
+        } else {
+            let replies = open(&self.client, self.request.clone()).await?;
+            self.replies.insert(replies)
         };
         match replies.message().await {
             Ok(Some(reply)) => Ok(reply),

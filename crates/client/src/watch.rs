@@ -245,12 +245,11 @@ impl Watcher {
 
     /// Waits for the next stream. A task opens it, so being dropped here does not mean to begin anew.
     async fn open(&mut self) -> Result<(), Error> {
-        let opening = match &mut self.opening {
-            Some(opening) => opening,
-            None => {
-                let opening = self.begin_to_open();
-                self.opening.insert(opening)
-            }
+        let opening = if let Some(opening) = &mut self.opening {
+            opening
+        } else {
+            let opening = self.begin_to_open();
+            self.opening.insert(opening)
         };
         let opened = (&mut opening.task).await;
         let last_id = opening.last_id;
@@ -263,7 +262,9 @@ impl Watcher {
         }
         let later: Vec<RequestUnion> =
             self.watches.range(last_id + 1..).map(|(_, watch)| watch.creation()).collect();
-        later.into_iter().for_each(|request| self.send(request));
+        for request in later {
+            self.send(request);
+        }
         for _ in 0..std::mem::take(&mut self.progress_requests) {
             self.send(RequestUnion::ProgressRequest(WatchProgressRequest {}));
         }

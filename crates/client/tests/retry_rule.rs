@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,19 +21,19 @@ async fn version(client: &Client, name: &str) -> i64 {
 
 /// Makes a call whose answer is eaten. `is_done` says, by another way, when the server has carried it out; only then the
 /// connection breaks.
-async fn with_lost_answer<T>(
-    proxy: &Proxy,
-    call: impl Future<Output = T>,
-    is_done: impl Future<Output = ()>,
-) -> T {
+fn with_lost_answer<'a, T: 'a>(
+    proxy: &'a Proxy,
+    call: impl Future<Output = T> + 'a,
+    is_done: impl Future<Output = ()> + 'a,
+) -> Pin<Box<dyn Future<Output = T> + 'a>> {
     proxy.set(Mode::EatReplies);
-    let breaking = async {
+    let breaking = async move {
         is_done.await;
         proxy.set(Mode::Pass);
         proxy.cut();
     };
-    let both = async { tokio::join!(call, breaking).0 };
-    soon("a call whose answer was lost must end", Box::pin(both)).await
+    let both = Box::pin(async move { tokio::join!(call, breaking).0 });
+    Box::pin(soon("a call whose answer was lost must end", both))
 }
 
 #[tokio::test]

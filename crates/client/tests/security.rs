@@ -92,9 +92,8 @@ async fn attempt(proxy: &Proxy, scheme: &str, tls: Option<Tls>) -> Result<(), St
     let client = builder.timeout(SOON).build().unwrap();
     // What is refused is tried again, so the time limit of the first refusal is the one of this call.
     let hurried = client.with_timeout(Duration::from_secs(3));
-    let mut last = match hurried.put(Put::new("k", "v")).await {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let Err(mut last) = hurried.put(Put::new("k", "v")).await else {
+        return Ok(());
     };
     if matches!(last, Error::DeadlineExceeded { last_attempt: None }) {
         // A slow machine: once more, with patience.

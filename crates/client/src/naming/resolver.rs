@@ -38,6 +38,9 @@ pub enum Policy {
     PickFirst,
 }
 
+/// Says how an endpoint is to be reached, if at all.
+type Connect = Box<dyn FnMut(&Endpoint) -> Option<Destination> + Send>;
+
 /// Finds a service by name; made by [`Resolver::new`].
 ///
 /// ```no_run
@@ -61,7 +64,7 @@ pub struct Resolver {
     service: String,
     policy: Policy,
     tls: Option<std::sync::Arc<Tls>>,
-    connect: Box<dyn FnMut(&Endpoint) -> Option<Destination> + Send>,
+    connect: Connect,
 }
 
 /// A channel to the endpoints of a service. They are followed until this is dropped.
@@ -208,7 +211,7 @@ impl Service<http::Request<Body>> for ServiceChannel {
 /// Carries updates from the watch to the pool.
 struct Follower {
     updates: EndpointWatch,
-    connect: Box<dyn FnMut(&Endpoint) -> Option<Destination> + Send>,
+    connect: Connect,
     tls: Option<std::sync::Arc<Tls>>,
     pool: Pool,
     known: watch::Sender<BTreeMap<String, Endpoint>>,
@@ -230,17 +233,14 @@ impl Follower {
             Update::Delete { key } => (key, None),
         };
         let target = endpoint.as_ref().and_then(|endpoint| self.target(endpoint));
-        match (endpoint, target) {
-            (Some(endpoint), Some(target)) => {
-                self.pool.insert(key.clone(), target);
-                self.known.send_modify(|known| {
-                    known.insert(key, endpoint);
-                });
-            }
-            (Some(_) | None, _) => {
-                self.pool.remove(&key);
-                self.known.send_if_modified(|known| known.remove(&key).is_some());
-            }
+        if let (Some(endpoint), Some(target)) = (endpoint, target) {
+            self.pool.insert(key.clone(), target);
+            self.known.send_modify(|known| {
+                known.insert(key, endpoint);
+            });
+        } else {
+            self.pool.remove(&key);
+            self.known.send_if_modified(|known| known.remove(&key).is_some());
         }
     }
 

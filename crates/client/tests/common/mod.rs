@@ -1,5 +1,6 @@
 //! What the tests of this crate share: servers old and new, proxies that misbehave, and clients.
 #![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::print_stderr, reason = "what is skipped is told")]
 #![allow(unreachable_pub, reason = "every test is a crate of its own")]
 
 pub mod proxy;
