@@ -29,20 +29,21 @@ pub fn binary(name: &str) -> PathBuf {
         built.push(name.to_owned());
     }
     drop(built);
-    assert!(path.exists(), "{} is missing; run `cargo build -p retcd-{name}`", path.display());
+    assert!(path.exists(), "{} is missing; run `cargo build --bin {name}`", path.display());
     path
 }
 
 fn build(name: &str, profile_dir: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", &format!("retcd-{name}"), "--bin", name]);
+    // Of the whole workspace, so that dependencies have the features with which the tests were built.
+    command.args(["build", "--quiet", "--workspace", "--bin", name]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.file_name().is_some_and(|profile| profile == "release") {
         command.arg("--release");
     }
     let status = command.status().expect("cargo can be run");
-    assert!(status.success(), "`cargo build -p retcd-{name}` failed: {status}");
+    assert!(status.success(), "`cargo build --bin {name}` failed: {status}");
 }
 
 /// The server that tests talk to: `ETCD_SERVER`, or this workspace's own.
