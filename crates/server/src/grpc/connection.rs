@@ -4,7 +4,7 @@
 //! as any other.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -70,17 +70,31 @@ pub(crate) async fn serve<IO>(
     if !is_http2 && settings.scope == Scope::Grpc {
         return;
     }
-    let upgrade = Arc::new(Upgrade::default());
+    // Boxes, so that a connection takes the memory of its own protocol only.
+    if is_http2 {
+        Box::pin(serve_http2(io, services, settings, &stop)).await;
+    } else {
+        Box::pin(serve_http1(io, services, settings, &stop)).await;
+    }
+}
+
+async fn serve_http2<IO>(
+    io: IO,
+    services: Arc<Services>,
+    settings: Arc<Settings>,
+    stop: &CancellationToken,
+) where
+    IO: Read + Write + Unpin + Send + 'static,
+{
     let service = service_fn({
-        let (services, settings, upgrade) = (services.clone(), settings.clone(), upgrade.clone());
+        let settings = settings.clone();
         move |request| {
-            let (services, settings, upgrade) =
-                (services.clone(), settings.clone(), upgrade.clone());
-            async move { Ok::<_, Infallible>(answer(request, &services, &settings, &upgrade).await) }
+            let (services, settings) = (services.clone(), settings.clone());
+            async move { Ok::<_, Infallible>(answer(request, &services, &settings, &NO_UPGRADE).await) }
         }
     });
-    if is_http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(settings.streams_max)
@@ -90,25 +104,52 @@ pub(crate) async fn serve<IO>(
             .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(Duration::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(16 << 20)
-            .serve_connection(io, service);
-        until_closed(connection, http2::Connection::graceful_shutdown, &stop).await;
-    } else {
-        let connection = http1::Builder::new()
+            .serve_connection(io, service)
+    );
+    until_closed(connection, http2::Connection::graceful_shutdown, stop).await;
+}
+
+async fn serve_http1<IO>(
+    io: IO,
+    services: Arc<Services>,
+    settings: Arc<Settings>,
+    stop: &CancellationToken,
+) where
+    IO: Read + Write + Unpin + Send + 'static,
+{
+    let upgrade = Arc::new(Upgrade::default());
+    let service = service_fn({
+        let (services, settings, upgrade) = (services.clone(), settings.clone(), upgrade.clone());
+        move |request| {
+            let (services, settings, upgrade) =
+                (services.clone(), settings.clone(), upgrade.clone());
+            // hyper keeps room for this until the connection ends: an answered watch should not pay for it.
+            Box::pin(async move {
+                Ok::<_, Infallible>(answer(request, &services, &settings, &upgrade).await)
+            })
+        }
+    });
+    let connection = pin!(
+        http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(io, service)
-            .with_upgrades();
-        until_closed(connection, http1::UpgradeableConnection::graceful_shutdown, &stop).await;
-        upgrade.serve(&services, &settings).await;
-    }
+            .with_upgrades()
+    );
+    until_closed(connection, http1::UpgradeableConnection::graceful_shutdown, stop).await;
+    upgrade.serve(&services, &settings).await;
 }
 
 /// Runs a connection to its end. After `stop` it takes no more requests and ends with those that run.
-async fn until_closed<C, E>(connection: C, shut_down: fn(Pin<&mut C>), stop: &CancellationToken)
-where
+///
+/// Borrows the connection: one that is moved into a future and pinned there takes its memory twice.
+async fn until_closed<C, E>(
+    mut connection: Pin<&mut C>,
+    shut_down: fn(Pin<&mut C>),
+    stop: &CancellationToken,
+) where
     C: Future<Output = Result<(), E>>,
 {
-    tokio::pin!(connection);
     // A connection that breaks is the client's affair: hyper's error tells nothing that someone must look at.
     tokio::select! {
         _ = connection.as_mut() => {}
@@ -118,6 +159,9 @@ where
         }
     }
 }
+
+/// HTTP/2 has no upgrades of this kind.
+static NO_UPGRADE: Upgrade = Upgrade(Mutex::new(None));
 
 /// What a connection goes on with when HTTP/1.1 has ended: WebSocket, if a request has asked for it.
 #[derive(Default)]
