@@ -1,6 +1,7 @@
 //! The client: configuration, and the one way that every call takes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -312,13 +313,20 @@ impl Client {
         Attempt: Future<Output = Result<Response<Resp>, Status>>,
     {
         let mut progress = Progress::default();
-        let work = async {
-            match self.identity.user() {
-                None => self.attempts(retry, &mut send, &mut progress).await,
-                Some(user) => self.attempts_as(user, retry, &mut send, &mut progress).await,
-            }
+        let answered = {
+            // Pinned here and not moved: futures of calls take kilobytes.
+            let work = pin!(async {
+                match self.identity.user() {
+                    None => self.attempts(retry, &mut send, &mut progress).await,
+                    // Boxed, so that calls of nobody in particular do not carry the room for a login around.
+                    Some(user) => {
+                        Box::pin(self.attempts_as(user, retry, &mut send, &mut progress)).await
+                    }
+                }
+            });
+            within(self.timeout, work).await
         };
-        match within(self.timeout, work).await {
+        match answered {
             Some(Err(Error::DeadlineExceeded { .. })) | None => Err(progress.time_is_over()),
             Some(result) => result,
         }
