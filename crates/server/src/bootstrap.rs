@@ -9,6 +9,7 @@
 //! `--force-new-cluster` restarts from a log alone: what was not committed is cut off, and entries are added that remove
 //! all others.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -20,9 +21,9 @@ use retcd_api::raftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType}
 use retcd_api::{etcdserverpb, raftpb, walpb};
 use retcd_consensus::{FirstMember, InitialState};
 use retcd_net::Url;
+use retcd_state_machine::StateMachine;
 use retcd_state_machine::backend::Failure;
 use retcd_state_machine::cluster::Member;
-use retcd_state_machine::StateMachine;
 use retcd_storage::data_dir::DataDir;
 use retcd_storage::fs::{Fs, RealFs};
 use retcd_storage::snapshot::Snapshots;
@@ -30,7 +31,8 @@ use retcd_storage::wal::{self, EntryRef, Wal};
 use sha1::{Digest, Sha1};
 use tokio::runtime::Runtime;
 
-use crate::config::Config;
+use crate::config::{Config, Discovery, InitialCluster};
+use crate::discovery;
 use crate::node::Ids;
 use crate::peer::client::{Client, Membership};
 
@@ -55,6 +57,8 @@ pub enum Error {
     Raft(#[from] retcd_consensus::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    #[error(transparent)]
+    Discovery(#[from] discovery::Error),
     #[error("member {0:x} has already been bootstrapped")]
     AlreadyBootstrapped(u64),
     #[error(
@@ -106,8 +110,8 @@ pub(crate) fn boot(
     let start = if wal::exists(fs.as_ref(), &dir) {
         restart(config, fs, &dir, &snapshots, runtime)?
     } else {
-        config.check_first_start()?;
-        first_start(config, fs, &dir, runtime)?
+        let config = runtime.block_on(with_members(config))?;
+        first_start(&config, fs, &dir, runtime)?
     };
     let Start { ids, wal, mut initial, snapshot, is_new, peers } = start;
     let machine = open(&snapshot)?;
@@ -122,6 +126,49 @@ pub(crate) fn boot(
     raft_config.pre_vote = config.pre_vote;
     let raft = retcd_consensus::Node::new(&raft_config, initial)?;
     Ok(Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers })
+}
+
+/// The configuration with all members of the initial cluster in it: listed by a flag, or found.
+async fn with_members(config: &Config) -> Result<Cow<'_, Config>, Error> {
+    let found = match &config.discovery {
+        None => {
+            config.check_first_start()?;
+            return Ok(Cow::Borrowed(config));
+        }
+        Some(Discovery::Registry(_)) if !config.is_new_cluster => {
+            return Err(discovery::Error::ExistingCluster.into());
+        }
+        Some(Discovery::Registry(registry)) => {
+            config.check_first_start()?;
+            let own = FirstMembers::of(config).ids.member;
+            let own_text = config.initial_cluster.to_string();
+            let joined = discovery::registry::join(registry, own, &own_text).await;
+            joined.map_err(discovery::Error::from)?
+        }
+        Some(Discovery::Dns { domain, service_name }) => {
+            let advertised = &config.initial_advertise_peer_urls;
+            let found = discovery::dns::find(domain, service_name, &config.name, advertised).await;
+            found.map_err(discovery::Error::from)?
+        }
+    };
+    let mut config = config.clone();
+    config.initial_cluster = InitialCluster::parse(&found)?;
+    check_own_urls(&config)?;
+    Ok(Cow::Owned(config))
+}
+
+/// What was found of this member has to be what it advertises; names of hosts stand for their addresses.
+fn check_own_urls(config: &Config) -> Result<(), Error> {
+    let advertised = config.initial_advertise_peer_urls.to_strings();
+    let found = config.initial_cluster.members().find(|(name, _)| *name == config.name);
+    let is_same = found.is_some_and(|(_, urls)| are_same_urls(&urls.to_strings(), &advertised));
+    if is_same {
+        return Ok(());
+    }
+    Err(Error::Config(crate::config::Error::UrlNotInCluster {
+        advertised: config.initial_advertise_peer_urls.to_string(),
+        cluster: config.initial_cluster.to_string(),
+    }))
 }
 
 /// Creates the log of a new member.
@@ -141,7 +188,14 @@ fn first_start(
         let mut wal = create(first.ids)?;
         let initial = first.write(&mut wal)?;
         let (ids, peers) = (first.ids, first.members);
-        return Ok(Start { ids, wal, initial, snapshot: walpb::Snapshot::default(), is_new: true, peers });
+        return Ok(Start {
+            ids,
+            wal,
+            initial,
+            snapshot: walpb::Snapshot::default(),
+            is_new: true,
+            peers,
+        });
     }
     let (ids, peers) = runtime.block_on(find_running_cluster(config))?;
     let wal = create(ids)?;
@@ -186,7 +240,7 @@ fn restart_empty(
     mut wal: Wal,
     runtime: &Runtime,
 ) -> Result<Start, Error> {
-    config.check_first_start()?;
+    let config = &*runtime.block_on(with_members(config))?;
     let first = FirstMembers::of(config);
     let (ids, peers) = if config.is_new_cluster {
         (first.ids, first.members.clone())
@@ -355,13 +409,14 @@ fn are_same_urls(left: &[String], right: &[String]) -> bool {
     if texts(left) == texts(right) {
         return true;
     }
+    // One address of each, as etcd has it: a name may lead to more than the other member's configuration tells.
     let resolve = |urls: &[String]| {
         let resolved = urls.iter().map(|url| {
             let url = Url::parse(url).ok()?;
-            let address = format!("{}:{}", url.host()?, url.port()?);
-            Some(address.to_socket_addrs().ok()?.collect::<BTreeSet<SocketAddr>>())
+            let addresses = format!("{}:{}", url.host()?, url.port()?).to_socket_addrs().ok()?;
+            addresses.min_by_key(|address| !address.is_ipv4())
         });
-        resolved.collect::<Option<BTreeSet<_>>>()
+        resolved.collect::<Option<BTreeSet<SocketAddr>>>()
     };
     left.len() == right.len() && resolve(left).is_some_and(|left| resolve(right) == Some(left))
 }

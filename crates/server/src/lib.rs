@@ -7,6 +7,7 @@ mod background;
 pub mod bootstrap;
 mod calls;
 pub mod config;
+mod discovery;
 mod grpc;
 mod http;
 pub mod logging;

@@ -12,7 +12,8 @@ use super::gates::{FeatureGates, Gate};
 use super::notice::Notice;
 use super::settings::Settings;
 use super::{
-    Allowed, AutoCompaction, Config, DistributedTracing, InitialCluster, Keepalive, duration,
+    Allowed, AutoCompaction, Config, Discovery, DistributedTracing, InitialCluster, Keepalive,
+    Registry, User, duration,
 };
 use crate::logging;
 
@@ -43,7 +44,15 @@ pub(super) fn check(
     settings.check_available()?;
     let name = settings.text("name");
     let urls = Urls::read(&mut settings, origin, default_host)?;
-    let initial_cluster = initial_cluster(&settings, &name, &urls.advertise_peer)?;
+    let discovery = discovery(&settings)?;
+    let initial_cluster = match discovery {
+        Some(_) => InitialCluster::single(&name, urls.advertise_peer.clone()),
+        None => initial_cluster(&settings, &name, &urls.advertise_peer)?,
+    };
+    let initial_cluster_token = match &discovery {
+        Some(Discovery::Registry(registry)) => registry.token.clone(),
+        Some(Discovery::Dns { .. }) | None => settings.text("initial-cluster-token"),
+    };
     let (heartbeat_interval, election_timeout) = intervals(&settings)?;
     let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
     let has_checkpoints = feature_gates.is_enabled(Gate::LeaseCheckpoint);
@@ -83,9 +92,10 @@ pub(super) fn check(
             reuse_address: settings.bool("socket-reuse-address"),
         },
         initial_cluster,
-        initial_cluster_token: settings.text("initial-cluster-token"),
+        initial_cluster_token,
         is_new_cluster: settings.text("initial-cluster-state") == "new",
         force_new_cluster: settings.bool("force-new-cluster"),
+        discovery,
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         max_learners: not_negative(&settings, "max-learners")?,
         heartbeat_interval,
@@ -161,6 +171,45 @@ fn check_bootstrap_sources(settings: &Settings) -> Result<(), Error> {
         "new" | "existing" => Ok(()),
         other => Err(Error::ClusterState(other.to_owned())),
     }
+}
+
+/// How the members of a new cluster are found, unless they are listed.
+fn discovery(settings: &Settings) -> Result<Option<Discovery>, Error> {
+    let domain = settings.text("discovery-srv");
+    if !domain.is_empty() {
+        let service_name = settings.text("discovery-srv-name");
+        return Ok(Some(Discovery::Dns { domain, service_name }));
+    }
+    let endpoints = settings.list("discovery-endpoints");
+    if endpoints.is_empty() {
+        return Ok(None);
+    }
+    if endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+        return Err(Error::NotAvailable { flag: "discovery-endpoints", what: "TLS" });
+    }
+    let authority = |endpoint: &String| endpoint.trim_start_matches("http://").to_owned();
+    Ok(Some(Discovery::Registry(Registry {
+        token: settings.text("discovery-token"),
+        endpoints: endpoints.iter().map(authority).collect(),
+        dial_timeout: settings.duration("discovery-dial-timeout"),
+        request_timeout: settings.duration("discovery-request-timeout"),
+        keepalive_time: settings.duration("discovery-keepalive-time"),
+        keepalive_timeout: settings.duration("discovery-keepalive-timeout"),
+        user: discovery_user(settings),
+    })))
+}
+
+/// `name:password` in one flag, or in two.
+fn discovery_user(settings: &Settings) -> Option<User> {
+    let (user, password) = (settings.text("discovery-user"), settings.text("discovery-password"));
+    if user.is_empty() {
+        return None;
+    }
+    let (name, password) = match user.split_once(':') {
+        Some((name, in_user)) if password.is_empty() => (name.to_owned(), in_user.to_owned()),
+        _ => (user, password),
+    };
+    Some(User { name, password })
 }
 
 struct Urls {

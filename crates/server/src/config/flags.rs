@@ -30,7 +30,7 @@ pub struct Flag {
 /// Whether this server does what the flag asks for.
 ///
 /// A flag that cannot be honoured is refused when it is set to anything but its default: a server that
-/// silently runs without TLS or discovery is worse than one that does not start.
+/// silently runs without TLS is worse than one that does not start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Ready,
@@ -54,7 +54,6 @@ pub enum Category {
     Own,
 }
 
-const DISCOVERY: Support = NotYet("discovery");
 const TLS: Support = NotYet("TLS");
 
 #[rustfmt::skip]
@@ -94,22 +93,22 @@ pub static FLAGS: &[Flag] = &[
     flag("initial-cluster-state", "new", OneOf(&["new", "existing"]), Clustering, "initial-cluster-state", Ready, "new = bootstrap, existing = join; ignored once a WAL exists"),
     flag("initial-cluster-token", "etcd-cluster", Text, Clustering, "initial-cluster-token", Ready, "mixed into member (and so cluster) ids"),
     flag("advertise-client-urls", "http://localhost:2379", Urls, Clustering, "advertise-client-urls", Ready, "client URLs published in the member list; REQUIRED when listen-client-urls is given on the command line or by env"),
-    flag("discovery-token", "", Text, Clustering, "discovery-config.token", DISCOVERY, "v3 discovery token; must be set together with discovery-endpoints"),
-    flag("discovery-endpoints", "", List, Clustering, "discovery-config.client.endpoints", DISCOVERY, "gRPC endpoints of the discovery cluster"),
-    flag("discovery-dial-timeout", "2s", Duration, Clustering, "discovery-config.client.dial-timeout", DISCOVERY, "dial timeout to discovery"),
-    flag("discovery-request-timeout", "5s", Duration, Clustering, "discovery-config.client.request-timeout", DISCOVERY, "request timeout to discovery"),
-    flag("discovery-keepalive-time", "2s", Duration, Clustering, "discovery-config.client.keepalive-time", DISCOVERY, "ping period to discovery"),
-    flag("discovery-keepalive-timeout", "6s", Duration, Clustering, "discovery-config.client.keepalive-timeout", DISCOVERY, "ping timeout to discovery"),
-    flag("discovery-insecure-transport", "true", Bool, Clustering, "discovery-config.client.secure.insecure-transport", DISCOVERY, "no TLS to discovery"),
-    flag("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, "discovery-config.client.secure.insecure-skip-tls-verify", DISCOVERY, "do not verify the discovery server certificate"),
-    flag("discovery-cert", "", Text, Clustering, "discovery-config.client.secure.cert", DISCOVERY, "client certificate for discovery"),
-    flag("discovery-key", "", Text, Clustering, "discovery-config.client.secure.key", DISCOVERY, "client key for discovery"),
-    flag("discovery-cacert", "", Text, Clustering, "discovery-config.client.secure.cacert", DISCOVERY, "CA bundle for discovery"),
-    flag("discovery-user", "", Text, Clustering, "discovery-config.client.auth.username", DISCOVERY, "user[:password] at discovery"),
-    flag("discovery-password", "", Text, Clustering, "discovery-config.client.auth.password", DISCOVERY, "password at discovery"),
+    flag("discovery-token", "", Text, Clustering, "discovery-config.token", Ready, "v3 discovery token; must be set together with discovery-endpoints"),
+    flag("discovery-endpoints", "", List, Clustering, "discovery-config.client.endpoints", Ready, "gRPC endpoints of the discovery cluster"),
+    flag("discovery-dial-timeout", "2s", Duration, Clustering, "discovery-config.client.dial-timeout", Ready, "dial timeout to discovery"),
+    flag("discovery-request-timeout", "5s", Duration, Clustering, "discovery-config.client.request-timeout", Ready, "request timeout to discovery"),
+    flag("discovery-keepalive-time", "2s", Duration, Clustering, "discovery-config.client.keepalive-time", Ready, "ping period to discovery"),
+    flag("discovery-keepalive-timeout", "6s", Duration, Clustering, "discovery-config.client.keepalive-timeout", Ready, "ping timeout to discovery"),
+    flag("discovery-insecure-transport", "true", Bool, Clustering, "discovery-config.client.secure.insecure-transport", TLS, "no TLS to discovery"),
+    flag("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, "discovery-config.client.secure.insecure-skip-tls-verify", TLS, "do not verify the discovery server certificate"),
+    flag("discovery-cert", "", Text, Clustering, "discovery-config.client.secure.cert", TLS, "client certificate for discovery"),
+    flag("discovery-key", "", Text, Clustering, "discovery-config.client.secure.key", TLS, "client key for discovery"),
+    flag("discovery-cacert", "", Text, Clustering, "discovery-config.client.secure.cacert", TLS, "CA bundle for discovery"),
+    flag("discovery-user", "", Text, Clustering, "discovery-config.client.auth.username", Ready, "user[:password] at discovery"),
+    flag("discovery-password", "", Text, Clustering, "discovery-config.client.auth.password", Ready, "password at discovery"),
     flag("discovery-fallback", "exit", OneOf(&["exit", "proxy"]), Clustering, "", Ready, "only exit works; proxy is refused at start"),
-    flag("discovery-srv", "", Text, Clustering, "discovery-srv", DISCOVERY, "DNS domain whose SRV records give initial-cluster"),
-    flag("discovery-srv-name", "", Text, Clustering, "discovery-srv-name", DISCOVERY, "suffix \"-NAME\" on the queried SRV service names"),
+    flag("discovery-srv", "", Text, Clustering, "discovery-srv", Ready, "DNS domain whose SRV records give initial-cluster"),
+    flag("discovery-srv-name", "", Text, Clustering, "discovery-srv-name", Ready, "suffix \"-NAME\" on the queried SRV service names"),
     flag("strict-reconfig-check", "true", Bool, Clustering, "strict-reconfig-check", Ready, "refuse member changes that would endanger quorum"),
     flag("pre-vote", "true", Bool, Clustering, "pre-vote", Ready, "raft pre-vote phase"),
     flag("auto-compaction-retention", "0", Text, Clustering, "auto-compaction-retention", Ready, "0 = off; periodic: duration, a bare integer is hours; revision: number of revisions kept"),

@@ -70,6 +70,8 @@ pub struct Config {
     /// Otherwise the member joins a running one.
     pub is_new_cluster: bool,
     pub force_new_cluster: bool,
+    /// How the members of a new cluster are found; none: `initial_cluster` lists them. Otherwise that holds this member only.
+    pub discovery: Option<Discovery>,
     pub strict_reconfig_check: bool,
     pub max_learners: u64,
 
@@ -140,6 +142,43 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// Keep this many revisions.
     Revision(i64),
+}
+
+/// Who tells the members of a new cluster.
+#[derive(Debug, Clone)]
+pub enum Discovery {
+    /// Another etcd cluster.
+    Registry(Registry),
+    /// SRV records of a domain.
+    Dns { domain: String, service_name: String },
+}
+
+/// An etcd cluster that keeps lists of members of other clusters.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// Names the list, and stands for the cluster's token.
+    pub token: String,
+    /// `host:port`, at least one.
+    pub endpoints: Vec<String>,
+    pub dial_timeout: Duration,
+    pub request_timeout: Duration,
+    pub keepalive_time: Duration,
+    pub keepalive_timeout: Duration,
+    pub user: Option<User>,
+}
+
+/// Who logs in somewhere.
+#[derive(Clone)]
+pub struct User {
+    pub name: String,
+    pub password: String,
+}
+
+/// Without the password.
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Where spans go, under which name, and how many of them.

@@ -249,14 +249,8 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
     for flag in flags::FLAGS {
         let flags::Support::NotYet(what) = flag.support else { continue };
         count += 1;
-        // A half-set discovery is named as such before.
-        let more = if flag.name == "discovery-token" { "--discovery-endpoints=x" } else { "" };
-        let line = format!("--{}={} {more}", flag.name, unusual(flag));
-        if !flag.name.starts_with("discovery-token")
-            && !flag.name.starts_with("discovery-endpoints")
-        {
-            assert_eq!(refused(&line), format!("--{}: {what} is not available yet", flag.name));
-        }
+        let line = format!("--{}={}", flag.name, unusual(flag));
+        assert_eq!(refused(&line), format!("--{}: {what} is not available yet", flag.name));
         let default = format!("--{}={}", flag.name, flag.default);
         if !default.contains(' ') {
             words(&default);
@@ -265,8 +259,8 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
     assert!(count > 0, "once nothing is missing, this test has nothing to do");
     for (line, message) in [
         (
-            "--discovery-token=a --discovery-endpoints=b",
-            "--discovery-endpoints: discovery is not available yet",
+            "--discovery-token=a --discovery-endpoints=https://b:1",
+            "--discovery-endpoints: TLS is not available yet",
         ),
         (
             "--listen-metrics-urls=https://127.0.0.1:1",
@@ -349,6 +343,29 @@ fn old_names_are_read_with_a_notice() {
     assert!(refused("--proxy on").contains("the v2 proxy is gone"));
     assert!(refused("--discovery http://x").contains("use --discovery-token"));
     assert!(refused("--experimental-corrupt-check-time 1s").starts_with("--corrupt-check-time:"));
+}
+
+#[test]
+fn discovery_takes_the_place_of_a_list() {
+    let line = "--name a --initial-advertise-peer-urls http://127.0.0.1:9";
+    let config = words(&format!(
+        "{line} --discovery-token t --discovery-endpoints http://h:1,k:2 --discovery-user u:p:q"
+    ));
+    let Some(Discovery::Registry(registry)) = &config.discovery else { panic!("{config:?}") };
+    assert_eq!(registry.endpoints, ["h:1", "k:2"]);
+    let user = registry.user.as_ref().unwrap();
+    assert_eq!((&*user.name, &*user.password), ("u", "p:q"));
+    assert!(!format!("{config:?}").contains("p:q"), "passwords are not shown");
+    assert_eq!(config.initial_cluster_token, "t");
+    assert_eq!(config.initial_cluster.to_string(), "a=http://127.0.0.1:9");
+
+    let config = words(&format!("{line} --discovery-srv d --discovery-srv-name n"));
+    let Some(Discovery::Dns { domain, service_name }) = &config.discovery else {
+        panic!("{config:?}")
+    };
+    assert_eq!((&**domain, &**service_name), ("d", "n"));
+    assert_eq!(config.initial_cluster_token, "etcd-cluster");
+    assert!(words("").discovery.is_none());
 }
 
 #[test]

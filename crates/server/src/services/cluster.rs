@@ -121,14 +121,16 @@ async fn forward_promotion(services: &Services, id: u64) -> Result<Vec<Member>, 
     Err(RpcError::Timeout)
 }
 
-/// A learner that has not started, or lags, would cost the cluster its quorum. Whether it is a learner at all is the log's
-/// to say.
+/// A learner that has not started, or lags, would cost the cluster its quorum. Of others the log says what is wrong with
+/// them.
 fn check_in_step(services: &Services, id: u64) -> Result<(), RpcError> {
     let status = services.node.raft_status();
-    let matched =
-        |id: u64| status.progress.iter().find(|peer| peer.id == id).map(|peer| peer.matched);
-    match (matched(id), matched(status.id)) {
-        (Some(learner), Some(leader)) if learner * 100 < leader * IN_STEP_PERCENT => {
+    let peer = |id: u64| status.progress.iter().find(|peer| peer.id == id);
+    let learner = peer(id).filter(|peer| peer.is_learner);
+    match (learner, peer(status.id)) {
+        (Some(learner), Some(leader))
+            if learner.matched * 100 < leader.matched * IN_STEP_PERCENT =>
+        {
             Err(RpcError::LearnerNotReady)
         }
         _ => Ok(()),

@@ -1,0 +1,163 @@
+//! The members of a cluster as a domain's SRV records name them.
+//!
+//! `_etcd-server._tcp.<domain>` leads to peer ports, `_etcd-server-ssl._tcp.<domain>` to those with TLS; a service name
+//! is appended to both (`_etcd-server-blue`). A record carries no name of a member: the one that leads to this member's
+//! own address gets its name, the others get numbers until they tell theirs, as in etcd.
+
+use std::net::SocketAddr;
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+use retcd_net::UrlList;
+
+/// `address:port` of a name server to be asked for SRV records, instead of this machine's: for servers that only know a
+/// cluster's members.
+const SERVER_VARIABLE: &str = "RETCD_DNS_SERVER";
+
+/// Why DNS does not tell the members.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot look up SRV records: {0}")]
+    Resolver(String),
+    #[error("error querying DNS SRV records for _{service} {reason}")]
+    Lookup { service: String, reason: String },
+    #[error("--discovery-srv: {0} leads to peers with TLS, and TLS is not available yet")]
+    Tls(String),
+    #[error("{url}: {source}")]
+    OwnAddress { url: String, source: std::io::Error },
+    #[error("cannot find local etcd member {0:?} in SRV records")]
+    NoOwnRecord(String),
+}
+
+/// Finds the members, in the form of `--initial-cluster`.
+pub(crate) async fn find(
+    domain: &str,
+    service_name: &str,
+    name: &str,
+    advertised: &UrlList,
+) -> Result<String, Error> {
+    let resolver = resolver()?;
+    let service = |kind: &str| {
+        let dash = if service_name.is_empty() { "" } else { "-" };
+        format!("etcd-server{kind}{dash}{service_name}")
+    };
+    let encrypted = service("-ssl");
+    if records(&resolver, &encrypted, domain).await.is_ok_and(|records| !records.is_empty()) {
+        return Err(Error::Tls(format!("_{encrypted}._tcp.{domain}")));
+    }
+    let plain = service("");
+    let records = records(&resolver, &plain, domain)
+        .await
+        .map_err(|reason| Error::Lookup { service: plain.clone(), reason })?;
+    let own = own_addresses(advertised).await?;
+    let mut members = Vec::new();
+    let mut last_failure = None;
+    for record in records {
+        // Without its last dot the name is looked up as it will be when the URL is used, in the hosts file too.
+        let target = record.target.to_utf8();
+        let target = target.trim_end_matches('.');
+        match addresses(target, record.port).await {
+            Ok(addresses) => members.push(Found {
+                url: format!("http://{target}:{}", record.port),
+                is_own: addresses.iter().any(|address| own.contains(address)),
+            }),
+            Err(error) => last_failure = Some(format!("lookup {target}: {error}")),
+        }
+    }
+    if let (true, Some(reason)) = (members.is_empty(), last_failure) {
+        return Err(Error::Lookup { service: plain, reason });
+    }
+    if !members.iter().any(|member| member.is_own) {
+        return Err(Error::NoOwnRecord(name.to_owned()));
+    }
+    let members = name_all(&members, name);
+    tracing::info!(members, domain, "found all members by SRV records");
+    Ok(members)
+}
+
+/// Where a record leads.
+struct Found {
+    url: String,
+    is_own: bool,
+}
+
+fn name_all(members: &[Found], own_name: &str) -> String {
+    let mut numbers = 0..;
+    let named = members.iter().map(|member| {
+        let url = &member.url;
+        if member.is_own {
+            return format!("{own_name}={url}");
+        }
+        let number: usize = numbers.next().expect("there are more numbers than records");
+        format!("{number}={url}")
+    });
+    named.collect::<Vec<_>>().join(",")
+}
+
+fn resolver() -> Result<TokioResolver, Error> {
+    let wrong = |error: String| Error::Resolver(error);
+    let Ok(server) = std::env::var(SERVER_VARIABLE) else {
+        let resolver = TokioResolver::builder_tokio().and_then(ResolverBuilder::build);
+        return resolver.map_err(|error| wrong(error.to_string()));
+    };
+    let server: SocketAddr =
+        server.parse().map_err(|error| wrong(format!("{SERVER_VARIABLE}={server}: {error}")))?;
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    connections.iter_mut().for_each(|connection| connection.port = server.port());
+    let server = NameServerConfig::new(server.ip(), true, connections);
+    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .build()
+        .map_err(|error| wrong(error.to_string()))
+}
+
+/// In the order of priority.
+async fn records(
+    resolver: &TokioResolver,
+    service: &str,
+    domain: &str,
+) -> Result<Vec<SRV>, String> {
+    let name = format!("_{service}._tcp.{}.", domain.trim_end_matches('.'));
+    let answer = resolver.lookup(&*name, RecordType::SRV).await.map_err(|error| {
+        let why =
+            if error.is_no_records_found() { "no such host".to_owned() } else { error.to_string() };
+        format!("lookup {}: {why}", name.trim_end_matches('.'))
+    })?;
+    let records = answer.answers().iter().filter_map(|record| match &record.data {
+        RData::SRV(record) => Some(record.clone()),
+        _ => None,
+    });
+    let mut records: Vec<SRV> = records.collect();
+    records.sort_by_key(|record| (record.priority, std::cmp::Reverse(record.weight)));
+    Ok(records)
+}
+
+async fn own_addresses(advertised: &UrlList) -> Result<Vec<SocketAddr>, Error> {
+    let mut own = Vec::new();
+    for url in advertised.iter() {
+        let (host, port) = (url.host().unwrap_or_default(), url.port().unwrap_or_default());
+        let found = addresses(host, port).await;
+        own.extend(found.map_err(|source| Error::OwnAddress { url: url.to_string(), source })?);
+    }
+    Ok(own)
+}
+
+async fn addresses(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_numbered() {
+        let found = |url: &str, is_own| Found { url: url.to_owned(), is_own };
+        let members =
+            [found("http://a:1", false), found("http://b:1", true), found("http://c:1", false)];
+        assert_eq!(name_all(&members, "me"), "0=http://a:1,me=http://b:1,1=http://c:1");
+    }
+}

@@ -1,0 +1,314 @@
+//! Members of a new cluster that nobody listed find each other: by the list that another cluster keeps, and by SRV
+//! records.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they skip")]
+
+#[path = "../go/program.rs"]
+mod program;
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use program::go_program;
+use retcd_api::etcdserverpb::auth_client::AuthClient;
+use retcd_api::etcdserverpb::cluster_client::ClusterClient;
+use retcd_api::etcdserverpb::kv_client::KvClient;
+use retcd_api::etcdserverpb::{self as pb};
+use retcd_testkit::{Member, PATIENCE, Port, Process, real_etcd, server_binary};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// Between two looks at something that should change.
+const POLL: Duration = Duration::from_millis(20);
+const DOMAIN: &str = "example.com";
+
+/// A member before it has found the others.
+struct Newcomer {
+    name: String,
+    client: Port,
+    peer: Port,
+    dir: TempDir,
+    process: Option<Process>,
+}
+
+impl Newcomer {
+    fn new(name: &str) -> Self {
+        let (client, peer) = (Port::claim(), Port::claim());
+        let (name, dir) = (name.to_owned(), TempDir::new().unwrap());
+        Newcomer { name, client, peer, dir, process: None }
+    }
+
+    fn start(&mut self, binary: &Path, peer_host: &str, discovery: &[&str], name_server: u16) {
+        let advertised = format!("http://{peer_host}:{}", self.peer.number());
+        let mut command = Command::new(binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ETCD_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("RETCD_DNS_SERVER", format!("127.0.0.1:{name_server}"));
+        command.args(["--name", &self.name]).arg("--data-dir").arg(self.dir.path().join("data"));
+        command.args(["--listen-client-urls", &self.client.url()]);
+        command.args(["--advertise-client-urls", &self.client.url()]);
+        command.args(["--listen-peer-urls", &self.peer.url()]);
+        command.args(["--initial-advertise-peer-urls", &advertised]).args(discovery);
+        self.process = Some(Process::spawn(&mut command));
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("it was started")
+    }
+
+    /// Waits for the words with which it gives up, and for its end.
+    fn expect_refusal(&mut self, words: &str) {
+        self.process().expect(words, PATIENCE);
+        assert_eq!(self.process().wait(PATIENCE).code(), Some(1));
+    }
+
+    fn channel(&self) -> Channel {
+        Endpoint::from_shared(self.client.url()).unwrap().connect_lazy()
+    }
+}
+
+/// Waits until these members, and no others, are one cluster that takes writes.
+async fn expect_cluster(members: &mut [Newcomer]) {
+    let mut names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+    names.sort();
+    let until = Instant::now() + PATIENCE;
+    for (turn, member) in members.iter_mut().enumerate() {
+        loop {
+            let mut client = ClusterClient::new(member.channel());
+            let list = client.member_list(pb::MemberListRequest { linearizable: true });
+            let list = tokio::time::timeout(Duration::from_secs(5), list).await;
+            let list = list.ok().and_then(Result::ok).map(tonic::Response::into_inner);
+            let mut found: Vec<String> = list
+                .iter()
+                .flat_map(|list| &list.members)
+                .map(|other| other.name.clone())
+                .collect();
+            found.sort();
+            // They are told by numbers until each has told its name.
+            if found == names {
+                break;
+            }
+            let process = member.process();
+            assert!(process.ended().is_none(), "it ended:\n{}", process.last_lines(60));
+            assert!(Instant::now() < until, "{found:?}\n{}", process.last_lines(60));
+            tokio::time::sleep(POLL).await;
+        }
+        let key = format!("from {turn}");
+        while !put(&member.channel(), &key, "value").await {
+            assert!(Instant::now() < until, "no leader takes {key}");
+        }
+    }
+}
+
+async fn put(channel: &Channel, key: &str, value: &str) -> bool {
+    let (key, value) = (key.to_owned().into(), value.to_owned().into());
+    let request = pb::PutRequest { key, value, ..pb::PutRequest::default() };
+    KvClient::new(channel.clone()).put(request).await.is_ok()
+}
+
+/// A cluster that keeps lists.
+struct Registry {
+    member: Member,
+    channel: Channel,
+}
+
+impl Registry {
+    fn start(binary: &Path) -> Self {
+        let member = Member::start(binary, &[]);
+        let url = format!("http://{}", member.endpoint());
+        Registry { channel: Endpoint::from_shared(url).unwrap().connect_lazy(), member }
+    }
+
+    async fn expect(&self, token: &str, size: &str) {
+        let key = format!("/_etcd/registry/{token}/_config/size");
+        assert!(put(&self.channel, &key, size).await);
+    }
+
+    async fn listed(&self, token: &str) -> usize {
+        let prefix = format!("/_etcd/registry/{token}/members");
+        let request = pb::RangeRequest {
+            key: format!("{prefix}/").into(),
+            range_end: format!("{prefix}0").into(),
+            ..pb::RangeRequest::default()
+        };
+        KvClient::new(self.channel.clone()).range(request).await.unwrap().into_inner().kvs.len()
+    }
+
+    fn flags(&self, token: &str) -> [String; 4] {
+        let endpoint = self.member.endpoint();
+        ["--discovery-token", token, "--discovery-endpoints", &endpoint].map(str::to_owned)
+    }
+}
+
+fn start(newcomer: &mut Newcomer, binary: &Path, flags: &[String]) {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    newcomer.start(binary, "127.0.0.1", &flags, 1);
+}
+
+#[tokio::test]
+async fn members_find_each_other_by_a_list() {
+    find_each_other(&Registry::start(&server_binary())).await;
+}
+
+#[tokio::test]
+async fn etcd_keeps_lists_for_our_members() {
+    let Some(dir) = real_etcd() else {
+        println!("skipped: ETCD_REAL names no release of etcd");
+        return;
+    };
+    find_each_other(&Registry::start(&dir.join("etcd"))).await;
+}
+
+/// A list of both kinds of members is a cluster of both.
+#[tokio::test]
+async fn etcd_finds_our_members_and_they_find_it() {
+    let Some(etcd) = go_program("etcd") else { return };
+    let registry = Registry::start(&server_binary());
+    registry.expect("mixed", "3").await;
+    let mut members = ["m0", "m1", "m2"].map(Newcomer::new);
+    for (member, binary) in members.iter_mut().zip([&server_binary(), &etcd, &server_binary()]) {
+        start(member, binary, &registry.flags("mixed"));
+    }
+    expect_cluster(&mut members).await;
+}
+
+#[tokio::test]
+async fn a_list_may_need_a_login() {
+    let Some(dir) = real_etcd() else {
+        println!("skipped: ETCD_REAL names no release of etcd");
+        return;
+    };
+    let registry = Registry::start(&dir.join("etcd"));
+    let mut auth = AuthClient::new(registry.channel.clone());
+    let (name, password) = ("root".to_owned(), "pass:word".to_owned());
+    let user = pb::AuthUserAddRequest { name, password, ..pb::AuthUserAddRequest::default() };
+    auth.user_add(user).await.unwrap();
+    auth.role_add(pb::AuthRoleAddRequest { name: "root".to_owned() }).await.unwrap();
+    let grant = pb::AuthUserGrantRoleRequest { user: "root".to_owned(), role: "root".to_owned() };
+    auth.user_grant_role(grant).await.unwrap();
+    registry.expect("t", "1").await;
+    auth.auth_enable(pb::AuthEnableRequest {}).await.unwrap();
+    let login = ["--discovery-user", "root:pass:word"].map(str::to_owned);
+    let mut member = Newcomer::new("m");
+    start(&mut member, &server_binary(), &[&registry.flags("t")[..], &login].concat());
+    expect_cluster(std::slice::from_mut(&mut member)).await;
+}
+
+async fn find_each_other(registry: &Registry) {
+    let flags = registry.flags("token");
+    let mut early = Newcomer::new("early");
+    start(&mut early, &server_binary(), &flags);
+    early.expect_refusal("failed to join discovery cluster (discovery: size key not found)");
+    registry.expect("token", "three").await;
+    start(&mut early, &server_binary(), &flags);
+    early.expect_refusal("failed to join discovery cluster (discovery: size key is bad)");
+
+    registry.expect("token", "3").await;
+    let mut members = ["m0", "m1", "m2"].map(Newcomer::new);
+    start(&mut members[0], &server_binary(), &flags);
+    members[0].process().expect("waiting for members to register for discovery", PATIENCE);
+    // Whoever comes again takes its own place.
+    members[0].process().kill();
+    members[0].process().wait(PATIENCE);
+    assert_eq!(registry.listed("token").await, 1);
+    for member in &mut members {
+        start(member, &server_binary(), &flags);
+    }
+    expect_cluster(&mut members).await;
+    assert_eq!(registry.listed("token").await, 3);
+
+    start(&mut early, &server_binary(), &flags);
+    early.expect_refusal("failed to join discovery cluster (discovery: cluster is full)");
+
+    // The log knows the members: the list is not asked again.
+    registry.expect("token", "1").await;
+    members[2].process().terminate();
+    members[2].process().wait(PATIENCE);
+    start(&mut members[2], &server_binary(), &flags);
+    expect_cluster(&mut members).await;
+}
+
+#[tokio::test]
+async fn members_find_each_other_by_srv_records() {
+    let mut members = ["m0", "m1", "m2"].map(Newcomer::new);
+    let ports: Vec<u16> = members.iter().map(|member| member.peer.number()).collect();
+    let plain = ports.clone();
+    let server = name_server(move |name| match name {
+        "_etcd-server-blue._tcp.example.com" => plain.clone(),
+        "_etcd-server-ssl-red._tcp.example.com" => vec![plain[0]],
+        _ => Vec::new(),
+    });
+    let flags = ["--discovery-srv", DOMAIN, "--discovery-srv-name"];
+    let with_name = |name| [flags[0], flags[1], flags[2], name];
+    let mut stranger = Newcomer::new("stranger");
+    for (name, refusal) in [
+        ("blue", "cannot find local etcd member"),
+        ("green", "error querying DNS SRV records for _etcd-server-green"),
+        ("red", "leads to peers with TLS, and TLS is not available yet"),
+    ] {
+        stranger.start(&server_binary(), "127.0.0.1", &with_name(name), server);
+        stranger.expect_refusal(refusal);
+    }
+    // An address stands for the name that leads to it.
+    for (member, host) in members.iter_mut().zip(["localhost", "127.0.0.1", "localhost"]) {
+        member.start(&server_binary(), host, &with_name("blue"), server);
+    }
+    expect_cluster(&mut members).await;
+}
+
+/// Answers every question for SRV records with ports of `localhost`; no ports means that there is no such name. Returns
+/// the port to ask. Ends with the test's process.
+fn name_server(ports: impl Fn(&str) -> Vec<u16> + Send + 'static) -> u16 {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut packet = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            let (name, question) = question(&packet[..length]);
+            let ports = ports(&name.to_lowercase());
+            let _ = socket.send_to(&response(&packet[..2], question, &ports), from);
+        }
+    });
+    port
+}
+
+/// The name that is asked for, and the bytes of the question: the name, a type and a class.
+fn question(packet: &[u8]) -> (String, &[u8]) {
+    const HEAD: usize = 12;
+    let mut labels = Vec::new();
+    let mut at = HEAD;
+    while packet[at] != 0 {
+        let end = at + 1 + usize::from(packet[at]);
+        labels.push(String::from_utf8_lossy(&packet[at + 1..end]).into_owned());
+        at = end;
+    }
+    (labels.join("."), &packet[HEAD..at + 5])
+}
+
+fn response(id: &[u8], question: &[u8], ports: &[u16]) -> Vec<u8> {
+    const NO_SUCH_NAME: u16 = 3;
+    let flags = 0x8580 | if ports.is_empty() { NO_SUCH_NAME } else { 0 };
+    let count = u16::try_from(ports.len()).unwrap();
+    let mut packet = id.to_vec();
+    for number in [flags, 1, count, 0, 0] {
+        packet.extend(number.to_be_bytes());
+    }
+    packet.extend(question);
+    for port in ports {
+        let target = b"\x09localhost\x00";
+        // The name is the question's, the type SRV, the class IN.
+        packet.extend([0xc0, 12, 0, 33, 0, 1]);
+        packet.extend(60_u32.to_be_bytes());
+        let length = u16::try_from(6 + target.len()).unwrap();
+        for number in [length, 1, 1, *port] {
+            packet.extend(number.to_be_bytes());
+        }
+        packet.extend(target);
+    }
+    packet
+}
