@@ -388,14 +388,15 @@ async fn ask_members<'a>(
     limit: Duration,
 ) -> Option<Membership> {
     let mut asked = tokio::task::JoinSet::new();
-    for url in urls.cloned() {
+    for url in urls {
+        let url = url.clone();
         asked.spawn(async move { Client { url: &url, limit }.members().await });
     }
     while let Some(answer) = asked.join_next().await {
         match answer {
             Ok(Ok(membership)) => return Some(membership),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a member does not tell who belongs to the cluster")
+                tracing::debug!(%error, "a member does not tell who belongs to the cluster");
             }
             Err(_) => {}
         }

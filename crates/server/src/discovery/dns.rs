@@ -106,7 +106,9 @@ fn resolver() -> Result<TokioResolver, Error> {
     let server: SocketAddr =
         server.parse().map_err(|error| wrong(format!("{SERVER_VARIABLE}={server}: {error}")))?;
     let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    connections.iter_mut().for_each(|connection| connection.port = server.port());
+    for connection in &mut connections {
+        connection.port = server.port();
+    }
     let server = NameServerConfig::new(server.ip(), true, connections);
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
@@ -137,7 +139,7 @@ async fn records(
 
 async fn own_addresses(advertised: &UrlList) -> Result<Vec<SocketAddr>, Error> {
     let mut own = Vec::new();
-    for url in advertised.iter() {
+    for url in advertised {
         let (host, port) = (url.host().unwrap_or_default(), url.port().unwrap_or_default());
         let found = addresses(host, port).await;
         own.extend(found.map_err(|source| Error::OwnAddress { url: url.to_string(), source })?);

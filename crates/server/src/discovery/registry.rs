@@ -23,6 +23,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use retcd_api::etcdserverpb as pb;
+use retcd_api::mvccpb::KeyValue;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -76,7 +77,7 @@ pub(crate) async fn join(registry: &Registry, id: u64, own: &str) -> Result<Stri
     let size = size(service.get(&format!("{prefix}/_config/size")).await)?;
     let find = async |service: &mut Service<'_>| {
         let listed = service.list(&format!("{prefix}/members/")).await;
-        let listed: Vec<Listed> = listed.into_iter().filter_map(Listed::read).collect();
+        let listed: Vec<Listed> = listed.iter().filter_map(Listed::read).collect();
         // The list is in the order of creation. A member among the first ones is in, whoever else came.
         let is_in = listed.iter().take(size).any(|member| member.key == own_key);
         if is_in || listed.len() < size { Ok(listed) } else { Err(Error::Full) }
@@ -114,7 +115,7 @@ struct Listed {
 
 impl Listed {
     /// None for what is no member.
-    fn read(pair: retcd_api::mvccpb::KeyValue) -> Option<Self> {
+    fn read(pair: &KeyValue) -> Option<Self> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         let listed = Listed { key: text(&pair.key), members: text(&pair.value) };
         if listed.members.contains('=') {
@@ -148,7 +149,7 @@ impl<'a> Service<'a> {
     }
 
     /// All pairs below a prefix that ends in a slash, in the order of their creation.
-    async fn list(&mut self, prefix: &str) -> Vec<retcd_api::mvccpb::KeyValue> {
+    async fn list(&mut self, prefix: &str) -> Vec<KeyValue> {
         // The byte behind the slash.
         let range_end = format!("{}0", prefix.trim_end_matches('/')).into();
         let key = prefix.to_owned().into();
@@ -306,12 +307,8 @@ mod tests {
     #[test]
     fn what_is_no_member_is_not_listed() {
         let read = |value: &'static str| {
-            let pair = retcd_api::mvccpb::KeyValue {
-                key: "/k/1 ".into(),
-                value: value.into(),
-                ..retcd_api::mvccpb::KeyValue::default()
-            };
-            Listed::read(pair).map(|listed| (listed.key, listed.members))
+            let pair = KeyValue { key: "/k/1 ".into(), value: value.into(), ..KeyValue::default() };
+            Listed::read(&pair).map(|listed| (listed.key, listed.members))
         };
         assert_eq!(read(" a=http://a:1\n"), Some(("/k/1".into(), "a=http://a:1".into())));
         assert_eq!(read("http://a:1"), None);
