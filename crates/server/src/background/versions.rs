@@ -32,9 +32,13 @@ pub(crate) struct Minor {
 impl Minor {
     /// From `3.7`, `3.7.1` or `3.7.1-rc.0`.
     pub(crate) fn parse(text: &str) -> Option<Minor> {
-        let mut numbers = text.split('.');
-        let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-        Some(Minor { major, minor })
+        let numbers = text.split_once('-').map_or(text, |(numbers, _)| numbers);
+        let numbers: Option<Vec<u64>> =
+            numbers.split('.').map(|number| number.parse().ok()).collect();
+        match *numbers? {
+            [major, minor] | [major, minor, _] => Some(Minor { major, minor }),
+            _ => None,
+        }
     }
 
     /// The only release that a cluster may be downgraded to.
@@ -144,29 +148,31 @@ async fn ask(urls: &[Url]) -> Option<Minor> {
 mod tests {
     use super::*;
 
-    fn minor(text: &str) -> Option<Minor> {
-        Some(Minor::parse(text).unwrap())
-    }
-
     #[test]
     fn versions_are_read_and_written() {
         let version = Minor::parse("3.6.4").unwrap();
         assert_eq!((version.text().as_str(), version.short_text().as_str()), ("3.6.0", "3.6"));
         assert_eq!(Minor::parse("3.10"), Some(Minor { major: 3, minor: 10 }));
         assert!(Minor::parse("3.10") > Minor::parse("3.9"));
-        assert_eq!([Minor::parse("3"), Minor::parse(""), Minor::parse("a.b")], [None; 3]);
+        for wrong in ["3", "", "a.b", "3.6.x", "3.6.1.2"] {
+            assert_eq!(Minor::parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(Minor::parse("3.7.1-rc.0"), Minor::parse("3.7"));
         assert_eq!(version.one_below(), Minor::parse("3.5").unwrap());
     }
 
     #[test]
     fn the_version_rises_when_all_can_do_more_and_falls_only_in_a_downgrade() {
-        assert_eq!(decide(None, minor("3.5"), None), minor("3.5"));
+        assert_eq!(decide(None, Minor::parse("3.5"), None), Minor::parse("3.5"));
         assert_eq!(decide(None, None, None), Some(MINIMUM));
-        assert_eq!(decide(minor("3.0"), minor("3.7"), None), minor("3.7"));
-        assert_eq!(decide(minor("3.7"), minor("3.7"), None), None);
-        assert_eq!(decide(minor("3.7"), None, None), None);
-        assert_eq!(decide(minor("3.7"), minor("3.6"), None), None);
-        assert_eq!(decide(minor("3.7"), minor("3.6"), minor("3.6")), minor("3.6"));
-        assert_eq!(decide(minor("3.6"), minor("3.7"), minor("3.6")), None);
+        assert_eq!(decide(Minor::parse("3.0"), Minor::parse("3.7"), None), Minor::parse("3.7"));
+        assert_eq!(decide(Minor::parse("3.7"), Minor::parse("3.7"), None), None);
+        assert_eq!(decide(Minor::parse("3.7"), None, None), None);
+        assert_eq!(decide(Minor::parse("3.7"), Minor::parse("3.6"), None), None);
+        assert_eq!(
+            decide(Minor::parse("3.7"), Minor::parse("3.6"), Minor::parse("3.6")),
+            Minor::parse("3.6")
+        );
+        assert_eq!(decide(Minor::parse("3.6"), Minor::parse("3.7"), Minor::parse("3.6")), None);
     }
 }

@@ -373,7 +373,7 @@ impl CommitLoop {
             self.shared.metrics.entries_applied(now_applied, &applied, started.elapsed());
             for entry in applied.drain(..) {
                 if let Some(change) = &entry.conf_change {
-                    self.apply_conf_change(change)?;
+                    self.apply_conf_change(change, entry.index)?;
                 }
                 if matches!(entry.outcome, Err(Rejection::QuotaExceeded)) {
                     self.node.raise_no_space_alarm_unattended();
@@ -439,8 +439,16 @@ impl CommitLoop {
         }
     }
 
-    fn apply_conf_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Failure> {
-        let conf_state = self.shared.raft.lock().apply_conf_change(change);
+    fn apply_conf_change(
+        &mut self,
+        change: &raftpb::ConfChange,
+        index: u64,
+    ) -> Result<(), Failure> {
+        let mut raft = self.shared.raft.lock();
+        let conf_state = raft.apply_conf_change(change);
+        // At once, not in the next turn: Raft takes the next change only when this one counts as applied.
+        raft.applied(index);
+        drop(raft);
         let conf_state =
             conf_state.map_err(|error| Failure::because("apply a membership change", error))?;
         self.machine.set_conf_state(&conf_state);

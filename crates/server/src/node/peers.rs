@@ -311,14 +311,13 @@ impl NodeHandle {
         if status.role != Role::Leader || status.conf_state.voters.len() < 2 {
             return;
         }
-        match self.transferee(&status) {
-            Some(to) => {
-                let patience = 2 * self.shared.limits.election_timeout;
-                if !self.transfer_leader_and_wait(to, patience).await {
-                    tracing::warn!("leadership transfer failed, stopping as the leader");
-                }
-            }
-            None => tracing::warn!("no other member is fit to lead, stopping as the leader"),
+        let Some(to) = self.transferee(&status) else {
+            tracing::warn!("no other member is fit to lead, stopping as the leader");
+            return;
+        };
+        let patience = 2 * self.shared.limits.election_timeout;
+        if !self.transfer_leader_and_wait(to, patience).await {
+            tracing::warn!("leadership transfer failed, stopping as the leader");
         }
     }
 }

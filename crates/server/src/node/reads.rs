@@ -220,7 +220,7 @@ mod tests {
         rounds.join(reply_to());
         rounds.begin(1, Duration::ZERO);
         rounds.join(reply_to());
-        assert!(!rounds.ask_again(2, RETRY - Duration::from_millis(1), RETRY));
+        assert!(!rounds.ask_again(2, RETRY / 2, RETRY));
         assert!(rounds.ask_again(2, RETRY, RETRY));
         assert!(!rounds.answered(&1u64.to_be_bytes(), 3));
         assert!(rounds.answered(&2u64.to_be_bytes(), 4));

@@ -117,7 +117,9 @@ pub(super) async fn move_leader(services: &Services, message: Bytes) -> Result<A
 
 pub(super) async fn downgrade(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::DowngradeRequest = decode(message)?;
-    match request.action() {
+    let action = DowngradeAction::try_from(request.action)
+        .map_err(|_| RpcError::other(Code::Unknown, "etcdserver: unknown method"))?;
+    match action {
         DowngradeAction::Validate => check_downgrade(services, &request.version).await.map(drop)?,
         DowngradeAction::Enable => {
             let target = check_downgrade(services, &request.version).await?;
