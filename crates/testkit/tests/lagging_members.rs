@@ -1,4 +1,5 @@
 //! A member that was away for longer than the log reaches back gets the database itself, from leaders of both kinds.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
 //! A snapshot that a tool saves from a running member is etcd's own format: etcd's tools read it, and etcd starts on it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "this is a test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
