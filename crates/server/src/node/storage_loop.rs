@@ -321,10 +321,9 @@ impl StorageLoop {
                         return Ok(());
                     }
                 }
-                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.flush()?;
-                    return self.snapshot();
-                }
+                // No snapshot: the commit loop has ended and could not note it in the log, and one that is not noted makes
+                // the next start read all of the log.
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return self.flush(),
             }
             self.work()?;
         }
