@@ -23,7 +23,11 @@
 //! `wire/` has the formats, [`network`] the handle, [`outbox`] what waits and [`writer`] how it leaves, [`pipeline`] the
 //! POSTs, [`inbox`] the way in, [`snapshot_stream`] whole databases, [`probe`] round trips. [`door`] is what the peer port
 //! answers, [`requests`] the calls between members that are not Raft's, [`client`] how a member makes such calls.
-#![allow(dead_code, unused_imports, reason = "the node does not use all of it yet")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "some questions that members may ask are asked by tests only so far"
+)]
 
 mod chunks;
 pub(crate) mod client;
