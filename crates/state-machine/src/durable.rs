@@ -3,9 +3,9 @@
 use retcd_api::raftpb::ConfState;
 
 use crate::backend::Failure;
-use crate::open::{number, parse_conf_state};
+use crate::open::number;
 use crate::reader::Reader;
-use crate::schema::{Bucket, meta};
+use crate::schema::{Bucket, meta, parse_conf_state};
 
 /// The last entry whose effects the backend holds, and Raft's membership as of it.
 #[derive(Debug, Clone, PartialEq)]

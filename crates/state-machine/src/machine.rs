@@ -17,10 +17,10 @@ use crate::flush::meta_change;
 use crate::lease;
 use crate::lease::Lessor;
 use crate::mvcc::Hashes;
-use crate::open::{conf_state_json, open};
+use crate::open::open;
 use crate::reader::Reader;
 use crate::rejection::Rejection;
-use crate::schema::meta;
+use crate::schema::{conf_state_json, meta};
 use crate::store::{Gauges, Shared, Store};
 
 /// How many entries one call of [`StateMachine::apply`] may hold, so that the lock is short.

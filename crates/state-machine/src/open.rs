@@ -13,8 +13,6 @@ use std::sync::Arc;
 use prost::Message;
 use retcd_api::etcdserverpb::AlarmMember;
 use retcd_api::leasepb;
-use retcd_api::raftpb::ConfState;
-use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarms;
 use crate::backend::{Backend, Failure};
@@ -24,7 +22,7 @@ use crate::lease::Lessor;
 use crate::mvcc::index::{Entry, Index, Version};
 use crate::mvcc::tail::Tail;
 use crate::mvcc::{Compactions, KeyValue, RecordKey, Revision};
-use crate::schema::{Bucket, meta};
+use crate::schema::{Bucket, meta, parse_conf_state};
 use crate::store::{Store, Tally};
 
 /// Reads everything. The leases go to `lessor`, with their keys.
@@ -333,52 +331,10 @@ fn each(
     outcome
 }
 
-/// Raft's membership in etcd's JSON. Joint configurations do not occur: changes are made one member at a time.
-#[derive(Serialize, Deserialize)]
-struct StoredConfState {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    voters: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    learners: Vec<u64>,
-    #[serde(default)]
-    auto_leave: bool,
-}
-
-pub(crate) fn conf_state_json(state: &ConfState) -> Vec<u8> {
-    let stored = StoredConfState {
-        voters: state.voters.clone(),
-        learners: state.learners.clone(),
-        auto_leave: state.auto_leave,
-    };
-    serde_json::to_vec(&stored).expect("numbers have a JSON form")
-}
-
-pub(crate) fn parse_conf_state(json: &[u8]) -> Result<ConfState, Failure> {
-    let stored: StoredConfState = serde_json::from_slice(json)
-        .map_err(|error| Failure::because("the stored Raft membership", error))?;
-    Ok(ConfState {
-        voters: stored.voters,
-        learners: stored.learners,
-        auto_leave: stored.auto_leave,
-        ..ConfState::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::{Batch, Change, MemoryBackend};
-
-    #[test]
-    fn the_raft_membership_is_etcds_json() {
-        let state = ConfState { voters: vec![1, 2], learners: vec![3], ..ConfState::default() };
-        let json = conf_state_json(&state);
-        assert_eq!(json, br#"{"voters":[1,2],"learners":[3],"auto_leave":false}"#);
-        assert_eq!(parse_conf_state(&json).unwrap(), state);
-        let single = ConfState { voters: vec![u64::MAX], ..ConfState::default() };
-        assert_eq!(parse_conf_state(&conf_state_json(&single)).unwrap(), single);
-        assert_eq!(parse_conf_state(br#"{"voters":[1]}"#).unwrap().voters, [1]);
-    }
 
     #[test]
     fn halves_read_at_the_same_time_are_the_whole() {

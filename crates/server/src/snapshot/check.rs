@@ -8,7 +8,7 @@ use retcd_api::etcdserverpb::AlarmMember;
 use retcd_api::{authpb, leasepb};
 use retcd_state_machine::cluster::{Downgrade, Member};
 use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
-use retcd_state_machine::schema::{Bucket, cluster, meta};
+use retcd_state_machine::schema::{self, Bucket, cluster, meta};
 
 use super::stored;
 
@@ -77,7 +77,7 @@ impl Checker {
             stored::number(value).ok_or("is no term")?;
             self.found.has_term = true;
         } else if key == meta::CONF_STATE {
-            stored::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
+            schema::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
             self.found.has_conf_state = true;
         } else if key == meta::SCHEDULED_COMPACT_REVISION || key == meta::FINISHED_COMPACT_REVISION
         {

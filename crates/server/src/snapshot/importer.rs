@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use retcd_api::raftpb::SnapshotMetadata;
 use retcd_bbolt::Database;
-use retcd_state_machine::schema::{Bucket, meta};
+use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::{LmdbBackend, Loader, Options};
 use retcd_storage::data_dir::Layout;
 
 use super::received::Received;
-use super::{Error, bbolt, stored};
+use super::{Error, bbolt};
 use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
 
 /// Receives databases, and hands them over when Raft has taken their snapshot. Clones share the directory.
@@ -99,7 +99,7 @@ pub(super) fn convert(
         loader.put(Bucket::Meta, meta::TERM, &snapshot.term.to_be_bytes())?;
     }
     if let Some(conf_state) = snapshot.conf_state.as_ref().filter(|_| !found.has_conf_state) {
-        loader.put(Bucket::Meta, meta::CONF_STATE, &stored::conf_state_json(conf_state))?;
+        loader.put(Bucket::Meta, meta::CONF_STATE, &schema::conf_state_json(conf_state))?;
     }
     loader.finish()?;
     temporary.rename(&received.converted_path(snapshot.index))

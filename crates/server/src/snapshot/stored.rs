@@ -1,18 +1,15 @@
 //! What a state of the database says of itself: the keys of bucket `meta`.
 
-use retcd_api::raftpb::ConfState;
 use retcd_state_machine::DurableState;
 use retcd_state_machine::backend::Failure;
-use retcd_state_machine::schema::{Bucket, meta};
+use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::Pinned;
-use serde::{Deserialize, Serialize};
 
 /// The last entry whose effects a state holds, and Raft's membership as of it. `None` before the first flush, or before
 /// Raft has members.
 pub(crate) fn durable_state(state: &Pinned) -> Result<Option<DurableState>, Failure> {
     let Some(conf_state) = state.get(Bucket::Meta, meta::CONF_STATE)? else { return Ok(None) };
-    let conf_state = parse_conf_state(&conf_state)
-        .map_err(|error| Failure::because("the stored Raft membership", error))?;
+    let conf_state = schema::parse_conf_state(&conf_state)?;
     let term = match state.get(Bucket::Meta, meta::TERM)? {
         Some(bytes) => {
             number(&bytes).ok_or_else(|| Failure::new("the stored term is no number"))?
@@ -37,26 +34,4 @@ pub(super) fn storage_version(state: &Pinned) -> Result<String, Failure> {
 /// 8 bytes, big endian.
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
-}
-
-/// Raft's membership in etcd's JSON: numbers; empty lists are absent. Joint configurations do not occur.
-#[derive(Serialize, Deserialize)]
-struct StoredConfState {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    voters: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    learners: Vec<u64>,
-    #[serde(default)]
-    auto_leave: bool,
-}
-
-pub(super) fn parse_conf_state(json: &[u8]) -> Result<ConfState, serde_json::Error> {
-    let StoredConfState { voters, learners, auto_leave } = serde_json::from_slice(json)?;
-    Ok(ConfState { voters, learners, auto_leave, ..ConfState::default() })
-}
-
-pub(super) fn conf_state_json(state: &ConfState) -> Vec<u8> {
-    let ConfState { voters, learners, auto_leave, .. } = state.clone();
-    serde_json::to_vec(&StoredConfState { voters, learners, auto_leave })
-        .expect("numbers have a JSON form")
 }
