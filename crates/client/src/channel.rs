@@ -6,9 +6,6 @@
 //! An endpoint fails by refusing the connection, by losing a request, by answering that it is of no use (no leader,
 //! stopping), or by not answering in time. It is avoided for [`AVOIDED_MIN`], and for twice as long after each further
 //! failure, so a dead member costs one failed attempt now and then, not one per request.
-//!
-//! A channel that goes on failing is given up for a new one: HTTP/2 has been seen to answer from a connection that was
-//! reset, again and again, without the channel noticing that it has none.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +21,6 @@ const AVOIDED_MIN: Duration = Duration::from_secs(1);
 /// How long it is avoided at most.
 const AVOIDED_MAX: Duration = Duration::from_secs(32);
 
-/// Failures in a row after which an endpoint gets a new channel.
-const FAILURES_PER_CHANNEL: u32 = 4;
-
 /// gRPC servers end connections that ping more often ("too many pings"), so clients never go below this.
 const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
 
@@ -40,10 +34,8 @@ pub(crate) struct Balancer {
 /// One endpoint and its channel.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    endpoint: Endpoint,
-    dialer: Dialer,
-    /// This lock and the next one are never held across a call.
-    channel: Mutex<Channel>,
+    channel: Channel,
+    /// Guards nothing else and is never held across a call.
     failures: Mutex<Failures>,
 }
 
@@ -93,17 +85,12 @@ impl Connection {
             .origin(dialer.origin())
             .http2_keep_alive_interval(config.keepalive_time.max(KEEPALIVE_TIME_MIN))
             .keep_alive_timeout(config.keepalive_timeout);
-        let channel = Mutex::new(endpoint.connect_with_connector_lazy(dialer.clone()));
-        Ok(Connection { endpoint, dialer, channel, failures: Mutex::default() })
+        let channel = endpoint.connect_with_connector_lazy(dialer);
+        Ok(Connection { channel, failures: Mutex::default() })
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn renew(&self) {
-        let new = self.endpoint.connect_with_connector_lazy(self.dialer.clone());
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.channel.clone()
     }
 
     /// Notes whether the endpoint was of use.
@@ -114,9 +101,6 @@ impl Connection {
         } else {
             failures.count += 1;
             failures.last = Some(Instant::now());
-            if failures.count.is_multiple_of(FAILURES_PER_CHANNEL) {
-                self.renew();
-            }
         }
     }
 

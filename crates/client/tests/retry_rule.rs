@@ -1,8 +1,10 @@
 //! What is sent again and what is not, with a proxy in between that eats answers.
 #![allow(clippy::unwrap_used, reason = "this is a test")]
+#![allow(clippy::print_stderr, reason = "what is skipped is told")]
 
 mod common;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use common::proxy::{Mode, Proxy};
 use common::{client, client_of, member, soon, until_count, value};
 use retcd_client::{Client, Delete, Error, Get, Put, Txn, key};
+use retcd_testkit::server_binary;
 
 also_with_older_servers!();
 
@@ -17,6 +20,12 @@ also_with_older_servers!();
 async fn version(client: &Client, name: &str) -> i64 {
     let reply = client.range(Get::key(name.to_owned())).await.unwrap();
     reply.kvs.first().map_or(0, |kv| kv.version)
+}
+
+/// Releases 3.5.0 to 3.5.4 of etcd panic when the client of a transaction that only reads goes away in the middle of it.
+fn dies_of_cancelled_transactions(server: &Path) -> bool {
+    let version = common::version(server);
+    version.strip_prefix("3.5.").is_some_and(|patch| matches!(patch.parse(), Ok(0..=4)))
 }
 
 /// Makes a call whose answer is eaten. `is_done` says, by another way, when the server has carried it out; only then the
@@ -82,6 +91,10 @@ async fn a_read_is_sent_again() {
     let reply = with_lost_answer(&proxy, read, until_count(&direct, "b", 1)).await.unwrap();
     assert_eq!(reply.kvs[0].value, "1");
 
+    if dies_of_cancelled_transactions(&server_binary()) {
+        eprintln!("skipped: this server ends when a transaction that only reads is cancelled");
+        return;
+    }
     let read_only = Txn::new().range(Get::key("a"));
     let read = async {
         let (read, _) = tokio::join!(client.txn(read_only), client.put(Put::new("c", "1")));

@@ -60,8 +60,9 @@ impl Proxy {
                 let serving = serve(client, server.clone(), tls.clone(), modes.clone());
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serving => {}
+                        biased; // Nothing gets through once there was a cut, whatever the mode is by then.
                         _ = cut.changed() => {}
+                        () = serving => {}
                     }
                 });
             }
