@@ -1,7 +1,7 @@
 //! Raft snapshots on disk: `<term>-<index>.snap` in `member/snap`, in etcd's format.
 //!
 //! A file is a `snappb.snapshot { crc, data }`, where data is an encoded `raftpb.Snapshot` and crc its CRC-32C. The
-//! state itself is not in it: that is the backend's file (or, on its way from another member, `<index>.snap.db`).
+//! state itself is not in it: that is the backend's file.
 //!
 //! A file counts only when the log has a record of it whose index is committed. The order on disk is: the file, then
 //! the record, then entries behind it; so a file without a record is the trace of a crash and is passed over.
@@ -97,7 +97,7 @@ impl Snapshots {
         Ok(None)
     }
 
-    /// Removes the oldest snapshots until `snapshots_max` are left; received databases likewise. Returns what is gone.
+    /// Removes the oldest snapshots until `snapshots_max` are left. Returns what is gone.
     /// 0 removes nothing, as in etcd's `--max-snapshots`.
     ///
     /// # Errors
@@ -106,36 +106,13 @@ impl Snapshots {
         if snapshots_max == 0 {
             return Ok(Vec::new());
         }
-        let snapshots = self.names()?.into_iter().map(|name| name.to_string()).collect();
-        let databases = self.databases()?.into_iter().map(|(_, name)| name).collect();
-        let mut removed = Vec::new();
-        for files in [snapshots, databases] {
-            let files: Vec<String> = files;
-            let surplus = files.len().saturating_sub(snapshots_max);
-            for file in files.into_iter().take(surplus) {
-                self.remove(&file)?;
-                removed.push(file);
-            }
+        let mut names = self.names()?;
+        names.truncate(names.len().saturating_sub(snapshots_max));
+        let surplus: Vec<String> = names.iter().map(ToString::to_string).collect();
+        for file in &surplus {
+            self.remove(file)?;
         }
-        Ok(removed)
-    }
-
-    /// Where a database received from another member is kept until it replaces the own: `<index>.snap.db`.
-    pub fn database_path(&self, index: u64) -> PathBuf {
-        self.dir.join(format!("{index:016x}.snap.db"))
-    }
-
-    /// Removes received databases older than a snapshot that was since taken.
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn remove_databases_before(&self, index: u64) -> Result<(), Error> {
-        for (at, name) in self.databases()? {
-            if at < index {
-                self.remove(&name)?;
-            }
-        }
-        Ok(())
+        Ok(surplus)
     }
 
     /// Removes what a crash left half written: `tmp*`, `db.tmp.*`, `*.tmp`.
@@ -176,13 +153,6 @@ impl Snapshots {
         let mut names: Vec<_> = self.list()?.iter().filter_map(|file| Name::parse(file)).collect();
         names.sort_unstable();
         Ok(names)
-    }
-
-    fn databases(&self) -> Result<Vec<(u64, String)>, Error> {
-        let index = |file: String| Some((hex(file.strip_suffix(".snap.db")?)?, file));
-        let mut databases: Vec<_> = self.list()?.into_iter().filter_map(index).collect();
-        databases.sort_unstable();
-        Ok(databases)
     }
 
     fn list(&self) -> Result<Vec<String>, Error> {
@@ -301,19 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn purge_keeps_the_newest_of_each_sort() {
+    fn purge_keeps_the_newest() {
         let (fs, snapshots) = empty();
         for index in 1..=4 {
             snapshots.save(&snapshot(1, index)).unwrap();
-            fs.open(&snapshots.database_path(index), Access::Replace).unwrap();
         }
         fs.open(&Path::new(DIR).join("db"), Access::Replace).unwrap();
         assert_eq!(snapshots.purge(0).unwrap(), Vec::<String>::new());
         let removed = snapshots.purge(3).unwrap();
-        assert_eq!(removed, ["0000000000000001-0000000000000001.snap", "0000000000000001.snap.db"]);
-        snapshots.remove_databases_before(4).unwrap();
+        assert_eq!(removed, ["0000000000000001-0000000000000001.snap"]);
+        assert_eq!(snapshots.purge(3).unwrap(), Vec::<String>::new());
         let files = fs.list(Path::new(DIR)).unwrap();
-        assert_eq!(files.iter().filter(|name| name.ends_with(".snap.db")).count(), 1);
+        assert_eq!(files.len(), 4);
         assert!(files.contains(&"db".to_owned()));
     }
 

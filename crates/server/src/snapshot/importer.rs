@@ -10,7 +10,7 @@ use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::{LmdbBackend, Loader, Options};
 use retcd_storage::data_dir::Layout;
 
-use super::received::Received;
+use super::received::{Received, Temporary};
 use super::{Error, bbolt};
 use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
 
@@ -49,24 +49,10 @@ impl Importer {
         let IncomingSnapshot { message, chunks } = snapshot;
         let metadata = message.snapshot.and_then(|snapshot| snapshot.metadata);
         let metadata = metadata.filter(|metadata| metadata.index > 0).ok_or(Error::NoIndex)?;
-        let file = self.save(metadata.index, chunks)?;
-        let converted = convert(&self.received, &file, &metadata);
-        drop(file);
-        // Converted or damaged: as it came, the file is of no use any more.
-        self.received.remove_bbolt(metadata.index)?;
-        converted
-    }
-
-    /// Writes the pieces to a file that has its name only when it is whole.
-    fn save(&self, index: u64, mut chunks: Chunks) -> Result<File, Error> {
-        let temporary = self.received.temporary("snap.db");
-        let mut file = temporary.create()?;
-        while let Some(piece) = chunks.blocking_next().map_err(Error::BreaksOff)? {
-            file.write_all(&piece).map_err(Error::io("write", temporary.path()))?;
-        }
-        file.sync_all().map_err(Error::io("sync", temporary.path()))?;
-        temporary.rename(&self.received.bbolt_path(index))?;
-        Ok(file)
+        // Never synced, and gone when this returns: what is kept is the converted one.
+        let as_it_comes = self.received.temporary("snap.db");
+        let file = save(&as_it_comes, chunks)?;
+        convert(&self.received, file, &metadata)
     }
 }
 
@@ -80,13 +66,16 @@ impl SnapshotReceiver for Importer {
     }
 }
 
+fn save(temporary: &Temporary, mut chunks: Chunks) -> Result<File, Error> {
+    let mut file = temporary.create()?;
+    while let Some(piece) = chunks.blocking_next().map_err(Error::BreaksOff)? {
+        file.write_all(&piece).map_err(Error::io("write", temporary.path()))?;
+    }
+    Ok(file)
+}
+
 /// Makes a database file of ours out of a whole bbolt file, durable under its name when it returns.
-pub(super) fn convert(
-    received: &Received,
-    file: &File,
-    snapshot: &SnapshotMetadata,
-) -> Result<(), Error> {
-    let file = file.try_clone().map_err(Error::io("open", &received.bbolt_path(snapshot.index)))?;
+fn convert(received: &Received, file: File, snapshot: &SnapshotMetadata) -> Result<(), Error> {
     let database = Database::open(file)?;
     let temporary = received.temporary("snap.lmdb");
     let mut loader = Loader::create(temporary.path(), Options::default())?;

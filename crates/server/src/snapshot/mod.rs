@@ -10,8 +10,8 @@
 //!
 //!  connection            a thread per import                             storage thread
 //!  ──────────            ───────────────────                             ──────────────
-//!  POST /raft/snapshot ► tmp.…  ► <index>.snap.db ► <index>.snap.lmdb    db   (when Raft and the log have the snapshot)
-//!                        as sent  whole             converted            in use
+//!  POST /raft/snapshot ► tmp.… ► <index>.snap.lmdb                       db   (when Raft and the log have the snapshot)
+//!                        as sent converted, durable                      in use
 //! ```
 //!
 //! **Out** ([`Exporter`]). The storage thread writes everything that was applied and holds on to that state; index, term

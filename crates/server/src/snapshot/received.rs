@@ -6,17 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use retcd_api::raftpb::SnapshotMetadata;
 use retcd_api::walpb;
 use retcd_state_machine::backend::Failure;
 use retcd_storage::backend::{LmdbBackend, Options};
 use retcd_storage::data_dir::Layout;
 
-use super::{Error, importer, stored};
+use super::{Error, stored};
 
-/// As etcd names what it receives: the whole bbolt file.
-const BBOLT_SUFFIX: &str = ".snap.db";
-/// The same content in our format.
+/// A whole database in our format, of the snapshot at the index before it.
 const CONVERTED_SUFFIX: &str = ".snap.lmdb";
 /// LMDB's lock file of it, left by a crash.
 const CONVERTED_LOCK_SUFFIX: &str = ".snap.lmdb-lock";
@@ -46,10 +43,6 @@ impl Received {
         Received { dir: layout.snap_dir(), backend_path: layout.backend_path() }
     }
 
-    pub(super) fn bbolt_path(&self, index: u64) -> PathBuf {
-        self.dir.join(format!("{index:016x}{BBOLT_SUFFIX}"))
-    }
-
     pub(super) fn converted_path(&self, index: u64) -> PathBuf {
         self.dir.join(format!("{index:016x}{CONVERTED_SUFFIX}"))
     }
@@ -72,7 +65,7 @@ impl Received {
         let applied = stored::applied_index(&own.pin()?)?;
         let backend = if applied < snapshot.index {
             drop(own);
-            self.replace(applied, snapshot)?
+            self.replace(applied, snapshot.index)?
         } else {
             own
         };
@@ -82,23 +75,14 @@ impl Received {
     }
 
     /// The start after a crash between the log's record of a snapshot and the use of its database.
-    fn replace(&self, applied: u64, snapshot: &walpb::Snapshot) -> Result<LmdbBackend, Error> {
-        let index = snapshot.index;
+    fn replace(&self, applied: u64, index: u64) -> Result<LmdbBackend, Error> {
         tracing::info!(
             consistent_index = applied,
             snapshot_index = index,
             "Recovering from snapshot backend"
         );
         if !self.converted_path(index).exists() {
-            let file = match File::open(self.bbolt_path(index)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Error::Missing { applied, snapshot: index });
-                }
-                file => file.map_err(Error::io("open", &self.bbolt_path(index)))?,
-            };
-            let conf_state = snapshot.conf_state.clone();
-            let metadata = SnapshotMetadata { conf_state, index, term: snapshot.term };
-            importer::convert(self, &file, &metadata)?;
+            return Err(Error::Missing { applied, snapshot: index });
         }
         self.take(index)
     }
@@ -106,10 +90,6 @@ impl Received {
     /// Removes what was received of snapshots up to `index`.
     pub(super) fn purge(&self, index: u64) -> Result<(), Error> {
         self.remove(|name| index_of(name).is_some_and(|at| at <= index))
-    }
-
-    pub(super) fn remove_bbolt(&self, index: u64) -> Result<(), Error> {
-        remove(&self.bbolt_path(index))
     }
 
     fn remove(&self, is_useless: impl Fn(&str) -> bool) -> Result<(), Error> {
@@ -124,9 +104,9 @@ impl Received {
     }
 }
 
-/// The index in the name of a received database, in any of its forms.
+/// The index in the name of a received database, or of its lock.
 fn index_of(name: &str) -> Option<u64> {
-    let suffixes = [BBOLT_SUFFIX, CONVERTED_SUFFIX, CONVERTED_LOCK_SUFFIX];
+    let suffixes = [CONVERTED_SUFFIX, CONVERTED_LOCK_SUFFIX];
     let hex = suffixes.into_iter().find_map(|suffix| name.strip_suffix(suffix))?;
     if hex.len() == 16 { u64::from_str_radix(hex, 16).ok() } else { None }
 }
