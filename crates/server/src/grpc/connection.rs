@@ -270,7 +270,8 @@ async fn answer(
         Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings).await,
         Scope::Grpc => not_grpc(),
         Scope::Client | Scope::Http | Scope::Metrics => {
-            services::http::answer(request, settings, services, upgrade).await
+            // Boxed: gRPC calls should not carry the room for it around.
+            Box::pin(services::http::answer(request, settings, services, upgrade)).await
         }
     }
 }
@@ -301,7 +302,7 @@ async fn grpc(
         answer
     } else {
         let call = Call::begin(services.clone(), rpc, &metadata, traced).shared();
-        let opened = open_stream(rpc, &metadata, body, reader, services, &call).await;
+        let opened = Box::pin(open_stream(rpc, &metadata, body, reader, services, &call)).await;
         if let Err(error) = &opened {
             call.lock().end(Some(error));
         }

@@ -22,6 +22,9 @@ pub(super) fn leader(services: &Services, metadata: &Metadata) -> Result<(), Rpc
 
 /// A learner serves only what it can answer by itself.
 pub(super) fn learner(services: &Services, rpc: Rpc, message: &Bytes) -> Result<(), RpcError> {
+    if !services.node.is_learner() {
+        return Ok(());
+    }
     let is_served = match rpc {
         Rpc::Status => true,
         Rpc::Range => {
@@ -29,10 +32,7 @@ pub(super) fn learner(services: &Services, rpc: Rpc, message: &Bytes) -> Result<
         }
         _ => false,
     };
-    if is_served || !services.node.is_learner() {
-        return Ok(());
-    }
-    Err(RpcError::NotSupportedForLearner)
+    if is_served { Ok(()) } else { Err(RpcError::NotSupportedForLearner) }
 }
 
 /// A learner streams nothing but its database.

@@ -216,6 +216,10 @@ fn decode<M: Message + Default>(message: Bytes) -> Result<M, RpcError> {
     M::decode(message).map_err(|error| RpcError::malformed(&error))
 }
 
+/// Carries out a unary call.
+///
+/// Rare and large ones are boxed: every call has room for the largest of the others, and that room is moved around when
+/// HTTP/2 makes a task of the call.
 pub(crate) async fn unary(
     rpc: Rpc,
     services: &Services,
@@ -229,21 +233,21 @@ pub(crate) async fn unary(
         Rpc::Range => kv::range(services, message).await,
         Rpc::Txn => kv::txn(services, message).await,
         Rpc::DeleteRange => kv::delete_range(services, message).await,
-        Rpc::Compact => kv::compact(services, message).await,
+        Rpc::Compact => Box::pin(kv::compact(services, message)).await,
         Rpc::LeaseGrant => lease::grant(services, message).await,
         Rpc::LeaseRevoke => lease::revoke(services, message).await,
-        Rpc::LeaseTimeToLive => lease::time_to_live(services, message).await,
+        Rpc::LeaseTimeToLive => Box::pin(lease::time_to_live(services, message)).await,
         Rpc::LeaseLeases => Ok(lease::leases(services)),
-        Rpc::MemberAdd => cluster::member_add(services, message).await,
-        Rpc::MemberRemove => cluster::member_remove(services, message).await,
-        Rpc::MemberUpdate => cluster::member_update(services, message).await,
+        Rpc::MemberAdd => Box::pin(cluster::member_add(services, message)).await,
+        Rpc::MemberRemove => Box::pin(cluster::member_remove(services, message)).await,
+        Rpc::MemberUpdate => Box::pin(cluster::member_update(services, message)).await,
         Rpc::MemberList => cluster::member_list(services, message).await,
-        Rpc::MemberPromote => cluster::member_promote(services, message).await,
+        Rpc::MemberPromote => Box::pin(cluster::member_promote(services, message)).await,
         Rpc::Alarm => maintenance::alarm(services, message).await,
         Rpc::Status => Ok(maintenance::status(services)),
         Rpc::Hash => maintenance::hash(services).await,
         Rpc::HashKv => maintenance::hash_kv(services, message).await,
-        Rpc::MoveLeader => maintenance::move_leader(services, message).await,
+        Rpc::MoveLeader => Box::pin(maintenance::move_leader(services, message)).await,
         Rpc::Downgrade => maintenance::downgrade(services, message).await,
         Rpc::Defragment => maintenance::defragment(services).await,
         Rpc::HealthCheck => health::check(&decode(message)?),
@@ -252,12 +256,12 @@ pub(crate) async fn unary(
             Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
         }
         Rpc::Authenticate => Err(RpcError::AuthNotEnabled),
-        Rpc::Lock => lock::lock(services, message).await,
-        Rpc::Unlock => lock::unlock(services, message).await,
-        Rpc::Campaign => election::campaign(services, message).await,
-        Rpc::Proclaim => election::proclaim(services, message).await,
-        Rpc::Leader => election::leader(services, message).await,
-        Rpc::Resign => election::resign(services, message).await,
+        Rpc::Lock => Box::pin(lock::lock(services, message)).await,
+        Rpc::Unlock => Box::pin(lock::unlock(services, message)).await,
+        Rpc::Campaign => Box::pin(election::campaign(services, message)).await,
+        Rpc::Proclaim => Box::pin(election::proclaim(services, message)).await,
+        Rpc::Leader => Box::pin(election::leader(services, message)).await,
+        Rpc::Resign => Box::pin(election::resign(services, message)).await,
         Rpc::AuthEnable
         | Rpc::AuthDisable
         | Rpc::UserAdd
