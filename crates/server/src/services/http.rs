@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use parking_lot::Mutex;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,18 +13,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Services;
 use super::gateway::Backstage;
 use crate::grpc::Body;
-use crate::grpc::connection::{Settings, Upgrade};
+use crate::grpc::connection::Settings;
 use crate::http::{self as operators, Alarm, HealthSource, RaftVars, Scope, access};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
 
+/// Where a request that turns its connection into a WebSocket leaves the call that is to be made there.
+pub(crate) type UpgradeSlot = Mutex<Option<retcd_gateway::Upgrade>>;
+
 /// Answers a request that is not gRPC.
-pub(crate) async fn answer(
-    request: Request<Incoming>,
+pub(crate) async fn answer<B>(
+    request: Request<B>,
     settings: &Settings,
     services: &Arc<Services>,
-    upgrade: &Upgrade,
-) -> Response<Body> {
+    upgrade: &UpgradeSlot,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+{
     if settings.scope == Scope::Metrics {
         return operators::handle(settings.scope, &request, &**services).await.map(Body::Plain);
     }
@@ -46,17 +52,20 @@ pub(crate) async fn answer(
     response
 }
 
-async fn gateway(
-    mut request: Request<Incoming>,
+async fn gateway<B>(
+    request: Request<B>,
     settings: &Settings,
     services: &Arc<Services>,
-    upgrade: &Upgrade,
-) -> Response<Body> {
+    upgrade: &UpgradeSlot,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+{
     if retcd_gateway::is_upgrade(&request) {
         let response = match retcd_gateway::Upgrade::new(&request) {
             Ok(granted) => {
                 let response = granted.response();
-                upgrade.set(hyper::upgrade::on(&mut request), granted);
+                *upgrade.lock() = Some(granted);
                 response
             }
             Err(status) => retcd_gateway::refuse_upgrade(status),
