@@ -107,6 +107,17 @@ fn anonymous_bytes(member: &mut Member) -> usize {
     kib.and_then(|kib| kib.trim().parse::<usize>().ok()).expect("the kernel tells") * 1024
 }
 
+/// A sample of a scrape.
+fn metric(member: &Member, name: &str) -> i64 {
+    let mut client = Client::connect(member);
+    let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+    client.0.get_mut().write_all(request).expect("the member reads");
+    let mut text = String::new();
+    client.0.read_to_string(&mut text).expect("metrics are text");
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name}"))
+}
+
 const VALUE_BYTES: usize = 30_000;
 const PUTS: i64 = 4000;
 /// What all events take as JSON: far more than the sockets between member and client hold.
@@ -139,11 +150,22 @@ fn a_watch_that_does_not_read_holds_up_nobody_and_misses_nothing() {
         most < before + EVENT_BYTES / 8,
         "{most} bytes after {before}: the member keeps what is not read"
     );
+    assert!(metric(&member, "retcd_watch_lag_revisions") > 100, "it is told who lags");
+    assert_eq!(metric(&member, "retcd_mvcc_versions{state=\"live\"}"), 1);
+    assert_eq!(metric(&member, "retcd_mvcc_versions{state=\"historic\"}"), PUTS - 1);
+    let value = i64::try_from(VALUE_BYTES).expect("a small number");
+    assert!(
+        (value..value + 50).contains(&metric(&member, "retcd_mvcc_version_bytes{state=\"live\"}"))
+    );
     let mut expected = 2..PUTS + 2;
     while !expected.is_empty() {
         for revision in slow.revisions() {
             assert_eq!(Some(revision), expected.next());
         }
+    }
+    let begun = Instant::now();
+    while metric(&member, "retcd_watch_lag_revisions") > 0 {
+        assert!(begun.elapsed() < SOON, "nobody lags any more");
     }
 }
 

@@ -185,7 +185,12 @@ impl Sources for Services {
         metrics
             .mvcc_compact_revision
             .set_count(self.reader.compacted_revision().max(0).cast_unsigned());
-        metrics.mvcc_keys_total.set_count(self.reader.keys());
+        let census = self.reader.census();
+        metrics.mvcc_keys_total.set_count(census.live_versions);
+        metrics.mvcc_versions.with(["live"]).set_count(census.live_versions);
+        metrics.mvcc_versions.with(["historic"]).set_count(census.historic_versions);
+        metrics.mvcc_version_bytes.with(["live"]).set_count(census.live_bytes);
+        metrics.mvcc_version_bytes.with(["historic"]).set_count(census.historic_bytes);
         metrics.mvcc_db_total_size_in_bytes.set_count(size.total_bytes);
         metrics.mvcc_db_total_size_in_use_in_bytes.set_count(size.in_use_bytes);
         if let Some(version) = self.reader.cluster_version() {
@@ -214,6 +219,9 @@ impl Sources for Services {
         metrics.queue_depth.with(["proposals"]).set_count(waiting);
         metrics.queue_depth.with(["watch_events"]).set_count(watch.pending_events as u64);
         metrics.queue_bytes.with(["backend"]).set_count(self.reader.pending_bytes() as u64);
+        let next = self.reader.revision() + 1;
+        let lag = watch.next_revision.map_or(0, |slowest| next - slowest);
+        metrics.watch_lag_revisions.set_count(lag.max(0).cast_unsigned());
         metrics.mvcc_watch_stream_total.set_count(watch.streams as u64);
         metrics.mvcc_watcher_total.set_count(watch.watchers as u64);
         metrics.mvcc_slow_watcher_total.set_count(watch.slow_watchers as u64);
