@@ -15,6 +15,7 @@ use crate::report::{Report, describe};
 use crate::workload::compaction::Compact;
 use crate::workload::delete::Delete;
 use crate::workload::floor::Floor;
+use crate::workload::gateway::{GatewayPut, GatewayWatches};
 use crate::workload::lease::{LeaseGrant, LeaseKeepAlive};
 use crate::workload::mixed::Mixed;
 use crate::workload::preload::Preload;
@@ -68,6 +69,11 @@ pub(crate) enum Measure {
     Delete(Timed<Delete>),
     /// Read and write single keys
     Mixed(Timed<Mixed>),
+    /// Write single keys over the JSON gateway, each client on a connection of its own
+    GatewayPut(Timed<GatewayPut>),
+    /// Hold watches open over the JSON gateway, each on a connection of its own; the memory of a server that has just
+    /// started says most, since one that had more of them before has room
+    GatewayWatches(Timed<GatewayWatches>),
     /// Deliver events to many watchers
     Watch(Timed<Watch>),
     /// Grant leases
@@ -183,6 +189,10 @@ impl Measure {
             Measure::TxnCas(timed) => timed.run(),
             Measure::Delete(timed) => timed.run(),
             Measure::Mixed(timed) => timed.run(),
+            Measure::GatewayPut(timed) => timed.run(),
+            Measure::GatewayWatches(timed) => {
+                Ok(Report::of_waiting(&timed.workload.run(&timed.load.load()?)?))
+            }
             Measure::Watch(timed) => timed.run(),
             Measure::LeaseGrant(timed) => timed.run(),
             Measure::LeaseKeepAlive(timed) => timed.run(),
@@ -212,6 +222,8 @@ impl Measure {
             Measure::TxnCas(timed) => &mut timed.load,
             Measure::Delete(timed) => &mut timed.load,
             Measure::Mixed(timed) => &mut timed.load,
+            Measure::GatewayPut(timed) => &mut timed.load,
+            Measure::GatewayWatches(timed) => &mut timed.load,
             Measure::Watch(timed) => &mut timed.load,
             Measure::LeaseGrant(timed) => &mut timed.load,
             Measure::LeaseKeepAlive(timed) => &mut timed.load,

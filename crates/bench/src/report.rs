@@ -10,6 +10,7 @@ use crate::engine::{Load, Measured};
 use crate::process::{Memory, StartTimes};
 use crate::workload::compaction::Stall;
 use crate::workload::floor::FloorTimes;
+use crate::workload::gateway::Waiting;
 use crate::workload::restart::Restarted;
 
 /// Which of two values is the better one.
@@ -46,6 +47,9 @@ metrics! {
     CPU_RATIO => "server_cpu_per_client_cpu", Lower;
     RSS => "rss_mib", Lower;
     ANONYMOUS => "anonymous_mib", Lower;
+    WATCH_BYTES => "bytes_per_watch", Lower;
+    EVENT_P50 => "event_p50_ms", Lower;
+    EVENT_MAX => "event_max_ms", Lower;
     RESTART_RSS => "rss_after_restart_mib", Lower;
     RESTART_ANONYMOUS => "anonymous_after_restart_mib", Lower;
     LISTENING => "listening_s", Lower;
@@ -187,6 +191,16 @@ impl Report {
         let mut report = Report::empty("memory");
         report.add(RSS, mib(memory.rss_bytes));
         report.add(ANONYMOUS, mib(memory.anonymous_bytes));
+        report
+    }
+
+    pub(crate) fn of_waiting(waiting: &Waiting) -> Report {
+        let mut report = Report::empty("gateway-watches");
+        report.add(WATCH_BYTES, waiting.bytes_each);
+        let delay =
+            |at: usize| waiting.delays.get(at).map_or(0.0, |delay| delay.as_secs_f64() * 1e3);
+        report.add(EVENT_P50, delay(waiting.delays.len() / 2));
+        report.add(EVENT_MAX, delay(waiting.delays.len().saturating_sub(1)));
         report
     }
 

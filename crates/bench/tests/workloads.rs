@@ -110,14 +110,20 @@ fn the_other_modes_run_without_an_error() {
         "total=delete --sequential --total 500",
         "--run",
         "memory=memory",
+        "--run",
+        "gateway=gateway-put --clients 4",
+        "--run",
+        "watches=gateway-watches --watches 200",
     ];
     let comparison = json(&compare(&server, &[&["--keys", "2000"], &runs[..]].concat()));
-    for workload in ["mixed", "watch", "revoke", "txn", "total"] {
+    for workload in ["mixed", "watch", "revoke", "txn", "total", "gateway"] {
         assert!(figure(&comparison, workload, "rate_per_s") > 0.0, "{workload}");
     }
     let paced = figure(&comparison, "paced", "rate_per_s");
     assert!((250.0..=1_000.0).contains(&paced), "500 puts per second were asked for, not {paced}");
     assert!(figure(&comparison, "memory", "anonymous_mib") > 1.0);
+    assert!(figure(&comparison, "watches", "bytes_per_watch") > 1_000.0);
+    assert!(figure(&comparison, "watches", "event_max_ms") > 0.0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The member: tasks, queues and timers around the pure parts.
 //!
 //! [`server::run`] is the program. Read `node/mod.rs` for the way of a request from the log to its answer, `grpc/mod.rs`
-//! for how calls come in, `services/` for what each of them does.
+//! and `http1/mod.rs` for how calls come in, `services/` for what each of them does.
 
 mod background;
 pub mod bootstrap;
@@ -10,6 +10,7 @@ pub mod config;
 mod discovery;
 mod grpc;
 mod http;
+mod http1;
 pub mod logging;
 pub mod metrics;
 mod node;

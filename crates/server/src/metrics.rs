@@ -171,6 +171,9 @@ metrics! {
     commit_hop_duration_seconds: HistogramVec<1> = exp_by(["hop"], 0.00001, 2.0, 20), "retcd_commit_hop_duration_seconds", "Time that a batch of writes spent at a hop of its way: queue (its oldest request), log (write and sync), apply.";
     commit_batch_requests: Histogram = exp(1.0, 2.0, 14), "retcd_commit_batch_requests", "Requests that went into the log together.";
     mvcc_cached_value_bytes: Gauge = one(), "retcd_mvcc_cached_value_bytes", "Current values that are held in memory.";
+    mvcc_versions: GaugeVec<1> = by(["state"]), "retcd_mvcc_versions", "Stored versions of keys: live are the newest ones of keys that exist, historic all others and tombstones, until they are compacted.";
+    mvcc_version_bytes: GaugeVec<1> = by(["state"]), "retcd_mvcc_version_bytes", "Encoded bytes of these versions.";
+    watch_lag_revisions: Gauge = one(), "retcd_watch_lag_revisions", "Revisions that were not written to the stream of the watcher that is furthest behind.";
     mvcc_history_revisions: Gauge = one(), "retcd_mvcc_history_revisions", "Revisions that can still be read: those after the last compaction.";
     queue_depth: GaugeVec<1> = by(["queue"]), "retcd_queue_depth", "What waits now: proposals for the log, watch events for their streams.";
     queue_bytes: GaugeVec<1> = by(["queue"]), "retcd_queue_bytes", "Bytes that wait now: backend is what was applied and is not in the database file yet.";

@@ -57,4 +57,4 @@ pub use flush::Flush;
 pub use machine::{Applied, Config, Response, StateMachine};
 pub use reader::{ReadError, Reader};
 pub use rejection::Rejection;
-pub use store::Tally;
+pub use store::{Census, Tally};

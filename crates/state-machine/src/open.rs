@@ -23,7 +23,7 @@ use crate::mvcc::index::{Entry, Index, Version};
 use crate::mvcc::tail::Tail;
 use crate::mvcc::{Compactions, KeyValue, RecordKey, Revision};
 use crate::schema::{Bucket, meta, parse_conf_state};
-use crate::store::{Store, Tally};
+use crate::store::{Sizes, Store, Tally};
 
 /// Reads everything. The leases go to `lessor`, with their keys.
 pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Store, Failure> {
@@ -35,7 +35,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Sto
     let revision = rows.last.main.max(compacted).max(1);
 
     lessor.restore(stored_leases(&*backend)?);
-    let index = rows.into_index(lessor);
+    let (index, sizes) = rows.into_index(lessor);
 
     let mut compactions = Compactions::new(finished);
     if scheduled > finished {
@@ -61,6 +61,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Sto
         cached_bytes: 0,
         scratch: Vec::new(),
         tally: Tally::default(),
+        sizes,
         generation: 0,
         backend,
     })
@@ -81,6 +82,7 @@ struct Row {
 struct Rows {
     keys: Vec<u8>,
     all: Vec<Row>,
+    bytes: u64,
     last: Revision,
 }
 
@@ -126,6 +128,7 @@ impl Rows {
         self.keys.extend_from_slice(&newer.keys);
         let moved = newer.all.into_iter();
         self.all.extend(moved.map(|row| Row { key_start: row.key_start + offset, ..row }));
+        self.bytes += newer.bytes;
         self.last = self.last.max(newer.last);
         self
     }
@@ -154,10 +157,11 @@ impl Rows {
         let Ok(key_len) = u32::try_from(kv.key.len()) else { return damaged("has too long a key") };
         let key_start = self.keys.len() as u64;
         self.keys.extend_from_slice(kv.key);
+        self.bytes += bytes.len() as u64;
         self.all.push(Row {
             key_start,
             key_len,
-            version: Version::new(revision, is_tombstone),
+            version: Version::new(revision, is_tombstone, bytes.len()),
             create: kv.create_revision,
             number: kv.version,
             lease: kv.lease,
@@ -170,8 +174,9 @@ impl Rows {
         &self.keys[start..start + row.key_len as usize]
     }
 
-    /// Builds the index, and ties keys to their leases.
-    fn into_index(self, lessor: &mut Lessor) -> Index {
+    /// Builds the index, counts, and ties keys to their leases.
+    fn into_index(self, lessor: &mut Lessor) -> (Index, Sizes) {
+        let mut sizes = Sizes { records: self.all.len() as u64, bytes: self.bytes, live_bytes: 0 };
         let order = self.sorted();
         let mut order = order.into_iter().map(|position| &self.all[position]).peekable();
         // The versions of one key stand together, oldest first, and become one entry.
@@ -183,12 +188,13 @@ impl Rows {
             while let Some(row) = order.next_if(|row| self.key(row) == key) {
                 entry.restore(row.version, row.create, row.number, row.lease);
             }
+            sizes.live_bytes += entry.newest.put_bytes();
             if entry.is_live() && entry.lease() != 0 && !lessor.attach(entry.lease(), key) {
                 tracing::warn!(lease = entry.lease(), "a key names a lease that does not exist");
             }
             Some((key, entry))
         });
-        Index::from_sorted(entries)
+        (Index::from_sorted(entries), sizes)
     }
 
     /// The positions of all rows by key, and by revision within a key.

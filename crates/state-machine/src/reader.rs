@@ -23,7 +23,7 @@ use crate::mvcc::{
 };
 use crate::rejection::Rejection;
 use crate::schema::Bucket;
-use crate::store::{SLICE, Shared, Store, Tally};
+use crate::store::{Census, SLICE, Shared, Store, Tally};
 use crate::watch::{History, HistoryError};
 
 /// Why a read gave nothing: a "no" for the client, or a fault of this member.
@@ -92,15 +92,14 @@ impl Reader {
         self.shared.gauges.set_size(backend.size()?);
         Ok(())
     }
-
-    /// Live keys.
-    pub fn keys(&self) -> u64 {
-        self.shared.store.read().index.live_len()
-    }
-
     /// Bytes of the values in memory.
     pub fn cached_bytes(&self) -> usize {
         self.shared.store.read().cached_bytes
+    }
+
+    /// The stored versions of all keys, counted.
+    pub fn census(&self) -> Census {
+        self.shared.store.read().census()
     }
 
     /// What was written since the start.

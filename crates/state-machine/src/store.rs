@@ -48,6 +48,7 @@ pub(crate) struct Store {
     /// Saves an allocation per put.
     pub(crate) scratch: Vec<u8>,
     pub(crate) tally: Tally,
+    pub(crate) sizes: Sizes,
 }
 
 /// What was written since the start, for metrics. Replayed entries count too.
@@ -62,7 +63,38 @@ pub struct Tally {
     pub txns: u64,
 }
 
+/// What all records take that compaction has not dropped.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    /// The part of the newest versions of keys that exist.
+    pub(crate) live_bytes: u64,
+}
+
+/// The stored versions of all keys. Live are the newest ones of keys that exist, historic the older ones and tombstones,
+/// until compaction drops them. Bytes are those of encoded key-value messages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// As many as there are keys.
+    pub live_versions: u64,
+    pub live_bytes: u64,
+    pub historic_versions: u64,
+    pub historic_bytes: u64,
+}
+
 impl Store {
+    pub(crate) fn census(&self) -> Census {
+        let Sizes { records, bytes, live_bytes } = self.sizes;
+        let live_versions = self.index.live_len();
+        Census {
+            live_versions,
+            live_bytes,
+            historic_versions: records - live_versions,
+            historic_bytes: bytes - live_bytes,
+        }
+    }
+
     /// The encoded version of a key if it is in memory.
     pub(crate) fn locate(&self, entry: &Entry, version: Version) -> Option<Encoded> {
         if version == entry.newest

@@ -245,6 +245,7 @@ fn every_described_route_is_there_and_refuses_what_is_no_request() {
     assert!(document == kept, "the member describes itself otherwise than docs/openapi.json");
     let paths = document["paths"].as_object().expect("paths by name");
     assert!(paths.len() > 40);
+    let mut fields_refused = 0;
     for path in paths.keys() {
         let url = format!("{}{path}", base(&member));
         for body in [r#"{"key":"#, "nonsense", "[]", "{,}"] {
@@ -254,10 +255,54 @@ fn every_described_route_is_there_and_refuses_what_is_no_request() {
             assert_eq!(refusal["error"], refusal["message"], "{path} {body}");
             assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
         }
+        for (field, body) in wrong_fields(&document, path) {
+            let answer = post(&url, &body);
+            let context = format!("{path} {field}: {}", answer.body);
+            assert_eq!((answer.status, &answer.json()["code"]), (400, &json!(3)), "{context}");
+            fields_refused += 1;
+        }
+        half_a_request(&member, path);
         let answer = get(&url);
         assert_eq!((answer.status, &answer.json()["code"]), (501, &json!(12)), "{path}");
         assert_eq!(post(&format!("{url}/x"), "{}").status, 404, "{path}");
     }
+    assert!(fields_refused > 60, "{fields_refused} fields with a type of their own");
+    // Nothing of all this was done.
+    let list =
+        post(&format!("{}/v3/kv/range", base(&member)), r#"{"key":"AA==","range_end":"AA=="}"#);
+    assert_eq!((list.status, &list.json()["header"]["revision"]), (200, &json!("1")));
+}
+
+/// For each field of a route's request a body in which its value has the wrong type.
+fn wrong_fields(document: &Value, path: &str) -> Vec<(String, String)> {
+    let content = &document["paths"][path]["post"]["requestBody"]["content"];
+    let schema = content["application/json"]["schema"]["$ref"].as_str().expect("a schema by name");
+    let schema = document.pointer(&schema[1..]).expect("it is described");
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let wrong = fields.filter_map(|(name, field)| {
+        let value = match (field["type"].as_str()?, field["format"].as_str()) {
+            ("string", Some("byte")) => json!("no base64!"),
+            ("string" | "integer", Some("int64" | "uint64")) | ("integer", _) => json!("seven"),
+            ("boolean", _) => json!("true"),
+            ("array", _) => json!({}),
+            ("string", None) if field.get("enum").is_none() => json!(7),
+            _ => return None,
+        };
+        Some((name.clone(), json!({ name.as_str(): value }).to_string()))
+    });
+    wrong.collect()
+}
+
+/// A client that goes in the middle of its body is not answered, and does no harm.
+fn half_a_request(member: &Member, path: &str) {
+    let mut stream = TcpStream::connect(member.endpoint()).expect("the member listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit can be set");
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: m\r\nContent-Length: 99\r\n\r\n{{\"key\":\"")
+        .expect("the member reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("it is open");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the member closes the connection");
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod compaction;
 pub(crate) mod delete;
 pub(crate) mod floor;
+pub(crate) mod gateway;
 pub(crate) mod lease;
 pub(crate) mod mixed;
 pub(crate) mod preload;

@@ -1,26 +1,24 @@
-//! One client connection: HTTP/2 for gRPC, HTTP/1.1 for operators' tools, told apart by the first bytes.
+//! One client connection: HTTP/2 for gRPC, HTTP/1.1 for the gateway and operators' tools, told apart by the first bytes.
 //!
 //! A connection that HTTP/1.1 has turned into a WebSocket is served here to its end too, so that it ends with the member
-//! as any other.
+//! as any other. gRPC over HTTP/1.1 is none: as with etcd, such a request is one for a page.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use retcd_api::error::{Code, RpcError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, MessageStream, add_status};
@@ -28,6 +26,8 @@ use super::framing::{FRAME_PREFIX_BYTES, MessageReader, frame_prefix};
 use super::metadata::Metadata;
 use crate::calls::{Call, Counted, SharedCall, carry_out};
 use crate::http::Scope;
+use crate::http1;
+use crate::services::http::UpgradeSlot;
 use crate::services::{self, Answer, Kind, Rpc, Services};
 use crate::traces::Tracer;
 
@@ -50,8 +50,8 @@ pub(crate) struct Settings {
 
 /// What HTTP/2 clients send first.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a client may take to say which protocol it speaks, and to send the head of an HTTP/1.1 request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a client may take to say which protocol it speaks.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection until the client leaves, or `stop` is triggered and the running calls are done.
 pub(crate) async fn serve<IO>(
@@ -60,21 +60,15 @@ pub(crate) async fn serve<IO>(
     settings: Arc<Settings>,
     stop: CancellationToken,
 ) where
-    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let sniffed = tokio::select! {
-        sniffed = tokio::time::timeout(HEAD_TIMEOUT, sniff(io)) => sniffed,
-        () = stop.cancelled() => return,
-    };
-    let Ok(Ok((is_http2, io))) = sniffed else { return };
-    if !is_http2 && settings.scope == Scope::Grpc {
-        return;
-    }
+    let sniffed = tokio::time::timeout(FIRST_BYTES_TIMEOUT, sniff(io));
+    let Some(Ok(Ok(sniffed))) = stop.run_until_cancelled(sniffed).await else { return };
     // Boxes, so that a connection takes the memory of its own protocol only.
-    if is_http2 {
-        Box::pin(serve_http2(io, services, settings, &stop)).await;
-    } else {
-        Box::pin(serve_http1(io, services, settings, &stop)).await;
+    if sniffed.head[..] == HTTP2_PREFACE[..] {
+        Box::pin(serve_http2(sniffed, services, settings, &stop)).await;
+    } else if settings.scope != Scope::Grpc {
+        Box::pin(serve_http1(sniffed, services, settings, &stop)).await;
     }
 }
 
@@ -84,16 +78,16 @@ async fn serve_http2<IO>(
     settings: Arc<Settings>,
     stop: &CancellationToken,
 ) where
-    IO: Read + Write + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn({
         let settings = settings.clone();
         move |request| {
             let (services, settings) = (services.clone(), settings.clone());
-            async move { Ok::<_, Infallible>(answer(request, &services, &settings, &NO_UPGRADE).await) }
+            async move { Ok::<_, Infallible>(answer(request, &services, &settings).await) }
         }
     });
-    let connection = pin!(
+    let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -104,88 +98,36 @@ async fn serve_http2<IO>(
             .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(Duration::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(16 << 20)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(io), service)
     );
-    until_closed(connection, http2::Connection::graceful_shutdown, stop).await;
-}
-
-async fn serve_http1<IO>(
-    io: IO,
-    services: Arc<Services>,
-    settings: Arc<Settings>,
-    stop: &CancellationToken,
-) where
-    IO: Read + Write + Unpin + Send + 'static,
-{
-    let upgrade = Arc::new(Upgrade::default());
-    let service = service_fn({
-        let (services, settings, upgrade) = (services.clone(), settings.clone(), upgrade.clone());
-        move |request| {
-            let (services, settings, upgrade) =
-                (services.clone(), settings.clone(), upgrade.clone());
-            // hyper keeps room for this until the connection ends: an answered watch should not pay for it.
-            Box::pin(async move {
-                Ok::<_, Infallible>(answer(request, &services, &settings, &upgrade).await)
-            })
-        }
-    });
-    let connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
-    until_closed(connection, http1::UpgradeableConnection::graceful_shutdown, stop).await;
-    upgrade.serve(&services, &settings).await;
-}
-
-/// Runs a connection to its end. After `stop` it takes no more requests and ends with those that run.
-///
-/// Borrows the connection: one that is moved into a future and pinned there takes its memory twice.
-async fn until_closed<C, E>(
-    mut connection: Pin<&mut C>,
-    shut_down: fn(Pin<&mut C>),
-    stop: &CancellationToken,
-) where
-    C: Future<Output = Result<(), E>>,
-{
     // A connection that breaks is the client's affair: hyper's error tells nothing that someone must look at.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
-            shut_down(connection.as_mut());
+            connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
     }
 }
 
-/// HTTP/2 has no upgrades of this kind.
-static NO_UPGRADE: Upgrade = Upgrade(Mutex::new(None));
-
-/// What a connection goes on with when HTTP/1.1 has ended: WebSocket, if a request has asked for it.
-#[derive(Default)]
-pub(crate) struct Upgrade(Mutex<Option<(OnUpgrade, retcd_gateway::Upgrade)>>);
-
-impl Upgrade {
-    pub(crate) fn set(&self, raw: OnUpgrade, upgrade: retcd_gateway::Upgrade) {
-        *self.0.lock() = Some((raw, upgrade));
-    }
-
-    async fn serve(&self, services: &Arc<Services>, settings: &Settings) {
-        let upgrade = self.0.lock().take();
-        let Some((raw, upgrade)) = upgrade else { return };
-        // None: the client has gone before the answer was out.
-        let Ok(io) = raw.await else { return };
-        Box::pin(services::http::websocket(upgrade, TokioIo::new(io), services, settings)).await;
-    }
+async fn serve_http1<IO>(
+    Rewound { head, io }: Rewound<IO>,
+    services: Arc<Services>,
+    settings: Arc<Settings>,
+    stop: &CancellationToken,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let upgrade = Mutex::new(None);
+    let service = |request| services::http::answer(request, &settings, &services, &upgrade);
+    let upgraded = http1::serve(io, head, service, stop).await;
+    let (Some((io, head)), Some(upgrade)) = (upgraded, upgrade.into_inner()) else { return };
+    let io = Rewound { head, io };
+    Box::pin(services::http::websocket(upgrade, io, &services, &settings)).await;
 }
 
-/// Reads until the first bytes tell HTTP/2 from HTTP/1, and puts them back in front.
-async fn sniff<IO>(mut io: IO) -> std::io::Result<(bool, Rewound<TokioIo<IO>>)>
-where
-    IO: tokio::io::AsyncRead + Unpin,
-{
+/// Reads until the first bytes tell HTTP/2 from HTTP/1.
+async fn sniff<IO: AsyncRead + Unpin>(mut io: IO) -> std::io::Result<Rewound<IO>> {
     let mut head = [0; HTTP2_PREFACE.len()];
     let mut len = 0;
     while len < head.len() && head[..len] == HTTP2_PREFACE[..len] {
@@ -194,8 +136,7 @@ where
             read => len += read,
         }
     }
-    let is_http2 = len == head.len() && head == *HTTP2_PREFACE;
-    Ok((is_http2, Rewound { head: Bytes::copy_from_slice(&head[..len]), io: TokioIo::new(io) }))
+    Ok(Rewound { head: Bytes::copy_from_slice(&head[..len]), io })
 }
 
 /// A connection whose first bytes were read already.
@@ -204,26 +145,25 @@ struct Rewound<IO> {
     io: IO,
 }
 
-impl<IO: Read + Unpin> Read for Rewound<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         if !self.head.is_empty() {
             let len = self.head.len().min(buffer.remaining());
-            let part = self.head.split_to(len);
-            buffer.put_slice(&part);
+            buffer.put_slice(&self.head.split_to(len));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
-impl<IO: Write + Unpin> Write for Rewound<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, data)
@@ -231,14 +171,14 @@ impl<IO: Write + Unpin> Write for Rewound<IO> {
 
     fn poll_flush(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
     }
@@ -249,18 +189,20 @@ impl<IO: Write + Unpin> Write for Rewound<IO> {
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
         parts: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(context, parts)
     }
 }
 
+/// HTTP/2 has no upgrades of the kind that the gateway knows.
+static NO_UPGRADE: UpgradeSlot = Mutex::new(None);
+
 async fn answer(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
-    upgrade: &Upgrade,
 ) -> Response<Body> {
     let is_grpc = request
         .headers()
@@ -271,7 +213,7 @@ async fn answer(
         Scope::Grpc => not_grpc(),
         Scope::Client | Scope::Http | Scope::Metrics => {
             // Boxed: gRPC calls should not carry the room for it around.
-            Box::pin(services::http::answer(request, settings, services, upgrade)).await
+            Box::pin(services::http::answer(request, settings, services, &NO_UPGRADE)).await
         }
     }
 }
@@ -409,17 +351,14 @@ pub(crate) enum Requests {
 /// Encoded requests, wherever they come from.
 pub(crate) trait MessageSource: Send {
     /// As [`Requests::poll_next`].
-    fn poll_next(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Bytes, RpcError>>>;
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, RpcError>>>;
 }
 
 impl Requests {
     /// The next request; `None` when the client will send no more.
     pub(crate) fn poll_next(
         &mut self,
-        context: &mut std::task::Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, RpcError>>> {
         let (body, reader, call) = match self {
             Requests::Grpc { body, reader, call } => (body, reader, call),

@@ -6,7 +6,8 @@
 //! whenever the peer has room for more, which is also where it reads its requests: no task, no channel, and the
 //! back-pressure of HTTP/2 reaches every stream by itself.
 //!
-//! Beside gRPC the same port serves HTTP for operators (`/health`, `/metrics`, ...).
+//! Beside gRPC the same port serves the JSON gateway and HTTP for operators (`/health`, `/metrics`, ...), over HTTP/2 from
+//! here and over HTTP/1.1 from [`http1`](crate::http1).
 
 mod body;
 pub(crate) mod connection;

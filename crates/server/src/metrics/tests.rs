@@ -141,9 +141,12 @@ retcd_commit_batch_requests histogram - 1/2/14
 retcd_commit_hop_duration_seconds histogram hop 0.00001/2/20
 retcd_mvcc_cached_value_bytes gauge - -
 retcd_mvcc_history_revisions gauge - -
+retcd_mvcc_version_bytes gauge state -
+retcd_mvcc_versions gauge state -
 retcd_queue_bytes gauge queue -
 retcd_queue_depth gauge queue -
 retcd_traces_dropped_spans_total counter - -
+retcd_watch_lag_revisions gauge - -
 ";
 
 struct NoSources;

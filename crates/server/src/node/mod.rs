@@ -423,6 +423,8 @@ impl NodeHandle {
             sum.slow_watchers += counters.slow_watchers;
             sum.events_sent += counters.events_sent;
             sum.pending_events += counters.pending_events;
+            let slowest = [sum.next_revision, counters.next_revision].into_iter().flatten().min();
+            sum.next_revision = slowest;
         }
         sum
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use parking_lot::Mutex;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,18 +13,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Services;
 use super::gateway::Backstage;
 use crate::grpc::Body;
-use crate::grpc::connection::{Settings, Upgrade};
+use crate::grpc::connection::Settings;
 use crate::http::{self as operators, Alarm, HealthSource, RaftVars, Scope, access};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
 
+/// Where a request that turns its connection into a WebSocket leaves the call that is to be made there.
+pub(crate) type UpgradeSlot = Mutex<Option<retcd_gateway::Upgrade>>;
+
 /// Answers a request that is not gRPC.
-pub(crate) async fn answer(
-    request: Request<Incoming>,
+pub(crate) async fn answer<B>(
+    request: Request<B>,
     settings: &Settings,
     services: &Arc<Services>,
-    upgrade: &Upgrade,
-) -> Response<Body> {
+    upgrade: &UpgradeSlot,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+{
     if settings.scope == Scope::Metrics {
         return operators::handle(settings.scope, &request, &**services).await.map(Body::Plain);
     }
@@ -46,17 +52,20 @@ pub(crate) async fn answer(
     response
 }
 
-async fn gateway(
-    mut request: Request<Incoming>,
+async fn gateway<B>(
+    request: Request<B>,
     settings: &Settings,
     services: &Arc<Services>,
-    upgrade: &Upgrade,
-) -> Response<Body> {
+    upgrade: &UpgradeSlot,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+{
     if retcd_gateway::is_upgrade(&request) {
         let response = match retcd_gateway::Upgrade::new(&request) {
             Ok(granted) => {
                 let response = granted.response();
-                upgrade.set(hyper::upgrade::on(&mut request), granted);
+                *upgrade.lock() = Some(granted);
                 response
             }
             Err(status) => retcd_gateway::refuse_upgrade(status),
@@ -176,7 +185,12 @@ impl Sources for Services {
         metrics
             .mvcc_compact_revision
             .set_count(self.reader.compacted_revision().max(0).cast_unsigned());
-        metrics.mvcc_keys_total.set_count(self.reader.keys());
+        let census = self.reader.census();
+        metrics.mvcc_keys_total.set_count(census.live_versions);
+        metrics.mvcc_versions.with(["live"]).set_count(census.live_versions);
+        metrics.mvcc_versions.with(["historic"]).set_count(census.historic_versions);
+        metrics.mvcc_version_bytes.with(["live"]).set_count(census.live_bytes);
+        metrics.mvcc_version_bytes.with(["historic"]).set_count(census.historic_bytes);
         metrics.mvcc_db_total_size_in_bytes.set_count(size.total_bytes);
         metrics.mvcc_db_total_size_in_use_in_bytes.set_count(size.in_use_bytes);
         if let Some(version) = self.reader.cluster_version() {
@@ -205,6 +219,9 @@ impl Sources for Services {
         metrics.queue_depth.with(["proposals"]).set_count(waiting);
         metrics.queue_depth.with(["watch_events"]).set_count(watch.pending_events as u64);
         metrics.queue_bytes.with(["backend"]).set_count(self.reader.pending_bytes() as u64);
+        let next = self.reader.revision() + 1;
+        let lag = watch.next_revision.map_or(0, |slowest| next - slowest);
+        metrics.watch_lag_revisions.set_count(lag.max(0).cast_unsigned());
         metrics.mvcc_watch_stream_total.set_count(watch.streams as u64);
         metrics.mvcc_watcher_total.set_count(watch.watchers as u64);
         metrics.mvcc_slow_watcher_total.set_count(watch.slow_watchers as u64);

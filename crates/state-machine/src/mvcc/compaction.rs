@@ -14,6 +14,7 @@ use super::hash::{Hasher, StoredRecord, stored_records};
 use crate::backend::{Batch, Failure};
 use crate::flush::meta_change;
 use crate::mvcc::RecordKey;
+use crate::mvcc::index::Forgotten;
 use crate::schema::meta;
 use crate::store::{Shared, Store};
 
@@ -167,12 +168,16 @@ impl Shared {
 impl Store {
     fn forget(&mut self, record: &StoredRecord) {
         let key = record.key();
-        let is_last = self.index.upsert(key, |slot| match slot {
+        let forgotten = self.index.upsert(key, |slot| match slot {
             retcd_btree::Slot::Occupied(entry) => entry.forget(record.version),
-            retcd_btree::Slot::Vacant(_) => false,
+            retcd_btree::Slot::Vacant(_) => Forgotten::Nothing,
         });
-        if is_last {
-            self.index.remove(key);
+        match forgotten {
+            Forgotten::Nothing => return,
+            Forgotten::One => {}
+            Forgotten::Last => drop(self.index.remove(key)),
         }
+        self.sizes.records -= 1;
+        self.sizes.bytes -= record.kv.len() as u64;
     }
 }

@@ -66,7 +66,7 @@ impl StoredRecord {
     }
 
     pub(crate) fn record_key(&self) -> RecordKey {
-        RecordKey::new(self.version.revision(), self.version.is_tombstone)
+        RecordKey::new(self.version.revision(), self.version.is_tombstone())
     }
 }
 
@@ -97,8 +97,10 @@ pub(crate) fn stored_records(
             return ControlFlow::Break(());
         }
         bytes += kv.len();
-        records
-            .push(StoredRecord { version: Version::new(revision, is_tombstone), kv: kv.to_vec() });
+        records.push(StoredRecord {
+            version: Version::new(revision, is_tombstone, kv.len()),
+            kv: kv.to_vec(),
+        });
         ControlFlow::Continue(())
     })?;
     damage.map_or(Ok((records, is_end)), Err)
@@ -129,7 +131,7 @@ impl Hasher {
     /// Adds the next record. The index must hold every version that a read at or above the compaction finds.
     pub(crate) fn add(&mut self, record: &StoredRecord, index: &Index) {
         let version = record.version;
-        if version.main == self.compacted && version.is_tombstone {
+        if version.main == self.compacted && version.is_tombstone() {
             return;
         }
         if version.main <= self.compacted && !is_found(index, record, self.found_at) {
@@ -151,7 +153,7 @@ impl Hasher {
 
 /// Whether a read at main revision `at` finds this record. A tombstone is never found.
 fn is_found(index: &Index, record: &StoredRecord, at: i64) -> bool {
-    !record.version.is_tombstone
+    !record.version.is_tombstone()
         && index.get(record.key()).is_some_and(|entry| entry.at(at) == Some(record.version))
 }
 
@@ -229,7 +231,7 @@ impl Shared {
 impl From<&Record> for StoredRecord {
     fn from(record: &Record) -> Self {
         StoredRecord {
-            version: Version::new(record.revision, record.is_tombstone),
+            version: Version::new(record.revision, record.is_tombstone, record.kv.len()),
             kv: record.kv.to_vec(),
         }
     }

@@ -18,13 +18,26 @@ pub(crate) type Index = BTree<Entry>;
 pub(crate) struct Version {
     pub(crate) main: i64,
     pub(crate) sub: u32,
-    pub(crate) is_tombstone: bool,
+    /// Bytes of the encoded record; 0 for a tombstone.
+    put_bytes: u32,
 }
 
 impl Version {
-    pub(crate) fn new(revision: Revision, is_tombstone: bool) -> Self {
+    /// `record_bytes`: the size of the encoded record, which in a put is never empty.
+    pub(crate) fn new(revision: Revision, is_tombstone: bool, record_bytes: usize) -> Self {
         let sub = u32::try_from(revision.sub).expect("a request makes fewer than 2^32 changes");
-        Version { main: revision.main, sub, is_tombstone }
+        let record_bytes = u32::try_from(record_bytes).expect("a message is smaller than 4 GiB");
+        let put_bytes = if is_tombstone { 0 } else { record_bytes.max(1) };
+        Version { main: revision.main, sub, put_bytes }
+    }
+
+    pub(crate) fn is_tombstone(self) -> bool {
+        self.put_bytes == 0
+    }
+
+    /// Bytes of the record; 0 for a tombstone.
+    pub(crate) fn put_bytes(self) -> u64 {
+        u64::from(self.put_bytes)
     }
 
     pub(crate) fn revision(self) -> Revision {
@@ -59,9 +72,19 @@ struct Extra {
     older: VecDeque<Version>,
 }
 
+/// What an entry has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forgotten {
+    /// It did not have the version.
+    Nothing,
+    One,
+    /// All of it is to go: its newest version was the one.
+    Last,
+}
+
 impl Weight for Entry {
     fn is_live(&self) -> bool {
-        !self.newest.is_tombstone
+        !self.newest.is_tombstone()
     }
 }
 
@@ -71,7 +94,7 @@ impl Entry {
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        !self.newest.is_tombstone
+        !self.newest.is_tombstone()
     }
 
     pub(crate) fn lease(&self) -> i64 {
@@ -114,23 +137,25 @@ impl Entry {
         if version.main > compacted {
             return true;
         }
-        if version.is_tombstone {
+        if version.is_tombstone() {
             version.main == compacted
         } else {
             self.at(compacted) == Some(version)
         }
     }
 
-    /// Forgets an older version. Returns whether the whole entry is to go: its newest version was the one.
-    pub(crate) fn forget(&mut self, version: Version) -> bool {
+    /// Forgets an older version. The newest one stays, for the caller to remove the entry.
+    pub(crate) fn forget(&mut self, version: Version) -> Forgotten {
         if self.newest == version {
-            return true;
+            return Forgotten::Last;
         }
+        let mut forgotten = Forgotten::Nothing;
         if let Some(extra) = &mut self.extra {
             let older = &mut extra.older;
             let position = older.partition_point(|older| older.revision() < version.revision());
             if older.get(position) == Some(&version) {
                 older.remove(position);
+                forgotten = Forgotten::One;
             }
             if older.len() * 4 < older.capacity() {
                 older.shrink_to(older.len() * 2);
@@ -139,7 +164,7 @@ impl Entry {
                 self.extra = None;
             }
         }
-        false
+        forgotten
     }
 
     /// Takes in a version that was read from the backend, in revision order.
@@ -156,7 +181,7 @@ mod tests {
     use super::*;
 
     fn version(main: i64, is_tombstone: bool) -> Version {
-        Version::new(Revision::new(main, 0), is_tombstone)
+        Version::new(Revision::new(main, 0), is_tombstone, 7)
     }
 
     /// put@2 put@4 delete@5 put@8
@@ -209,7 +234,7 @@ mod tests {
             assert_eq!(entry.at(main), Some(version(main, false)));
             assert!(
                 !entry.survives(version(main, false), 299_999)
-                    && !entry.forget(version(main, false))
+                    && entry.forget(version(main, false)) == Forgotten::One
             );
         }
         assert!(entry.extra.is_none());
@@ -218,10 +243,12 @@ mod tests {
     #[test]
     fn forgetting_the_newest_version_ends_the_entry() {
         let mut entry = entry();
-        assert!(!entry.forget(version(4, false)));
+        assert_eq!(entry.forget(version(4, false)), Forgotten::One);
+        assert_eq!(entry.forget(version(4, false)), Forgotten::Nothing);
         assert_eq!(entry.at(4).map(|version| version.main), Some(2));
-        assert!(!entry.forget(version(2, false)) && !entry.forget(version(5, true)));
+        assert_eq!(entry.forget(version(2, false)), Forgotten::One);
+        assert_eq!(entry.forget(version(5, true)), Forgotten::One);
         assert!(entry.extra.is_none());
-        assert!(entry.forget(version(8, false)));
+        assert_eq!(entry.forget(version(8, false)), Forgotten::Last);
     }
 }

@@ -220,7 +220,7 @@ impl<'r> Scan<'r> {
     }
 
     fn note(&mut self, store: &Store, key: &[u8], entry: &Entry) {
-        let Some(version) = entry.at(self.at).filter(|version| !version.is_tombstone) else {
+        let Some(version) = entry.at(self.at).filter(|version| !version.is_tombstone()) else {
             return;
         };
         if self.counts_all || self.range.is_single() {

@@ -62,42 +62,46 @@ impl<'a> Writer<'a> {
 
     /// The lease must exist.
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8], lease: i64) {
-        let version = Version::new(self.next_revision(), false);
+        let revision = self.next_revision();
         let mut kv = KeyValue {
             key,
-            create_revision: version.main,
-            mod_revision: version.main,
+            create_revision: revision.main,
+            mod_revision: revision.main,
             version: 1,
             value,
             lease,
         };
-        let Store { index, scratch, cached_bytes, .. } = &mut *self.store;
-        let (encoded, old_lease) = index.upsert(key, |slot| match slot {
+        let Store { index, scratch, cached_bytes, sizes, .. } = &mut *self.store;
+        let (version, encoded, old_lease) = index.upsert(key, |slot| match slot {
             Slot::Occupied(entry) => {
                 if entry.is_live() {
                     kv.create_revision = entry.create;
                     kv.version = entry.version + 1;
                 }
                 let encoded = kv.to_encoded(scratch);
+                let version = Version::new(revision, false, encoded.len());
                 let old_lease = entry.lease();
+                sizes.live_bytes -= entry.newest.put_bytes();
                 *cached_bytes -= entry.cached_bytes();
                 entry.supersede(version);
                 entry.create = kv.create_revision;
                 entry.version = kv.version;
                 entry.value = Some(Encoded::clone(&encoded));
                 entry.set_lease(lease);
-                (encoded, old_lease)
+                (version, encoded, old_lease)
             }
             Slot::Vacant(place) => {
                 let encoded = kv.to_encoded(scratch);
+                let version = Version::new(revision, false, encoded.len());
                 let mut entry =
                     Entry::new(version, version.main, 1, Some(Encoded::clone(&encoded)));
                 entry.set_lease(lease);
                 place.insert(entry);
-                (encoded, 0)
+                (version, encoded, 0)
             }
         });
         *cached_bytes += encoded.len();
+        sizes.live_bytes += version.put_bytes();
         self.store.tally.puts += 1;
         self.store.tally.put_bytes += (key.len() + value.len()) as u64;
         self.record(version, encoded);
@@ -139,12 +143,13 @@ impl<'a> Writer<'a> {
     }
 
     fn delete_key(&mut self, key: &[u8]) -> bool {
-        let version = Version::new(self.next_revision(), true);
-        let mut freed = 0;
+        let version = Version::new(self.next_revision(), true, 0);
+        let (mut freed, mut dead) = (0, 0);
         let old_lease = self.store.index.upsert(key, |slot| match slot {
             Slot::Occupied(entry) if entry.is_live() => {
                 let lease = entry.lease();
                 freed = entry.cached_bytes();
+                dead = entry.newest.put_bytes();
                 entry.supersede(version);
                 entry.create = 0;
                 entry.version = 0;
@@ -156,6 +161,7 @@ impl<'a> Writer<'a> {
         });
         let Some(old_lease) = old_lease else { return false };
         self.store.cached_bytes -= freed;
+        self.store.sizes.live_bytes -= dead;
         self.store.tally.deletes += 1;
         let tombstone = KeyValue { key, ..KeyValue::default() }.to_encoded(&mut self.store.scratch);
         self.record(version, tombstone);
@@ -170,10 +176,12 @@ impl<'a> Writer<'a> {
     fn record(&mut self, version: Version, kv: Encoded) {
         self.sub += 1;
         self.store.newest = version.main;
+        self.store.sizes.records += 1;
+        self.store.sizes.bytes += kv.len() as u64;
         self.store.pending.add_record(kv.len());
         self.store.tail.push(Record {
             revision: version.revision(),
-            is_tombstone: version.is_tombstone,
+            is_tombstone: version.is_tombstone(),
             kv,
         });
     }

@@ -44,6 +44,8 @@ pub struct Counters {
     pub events_sent: u64,
     /// Events in buffers of streams that were not read completely yet.
     pub pending_events: usize,
+    /// Everything below was written to every watcher's stream; `None` without watchers.
+    pub next_revision: Option<i64>,
 }
 
 /// Owns the watch streams of one thread. Pure: no clock, no lock, no task.
@@ -64,6 +66,8 @@ pub struct Hub {
     /// Watchers that catch up: round, next revision, watcher. Each gets one slice of history per round, so that a
     /// long way back delays nobody else.
     pub(super) behind: BTreeSet<(u64, i64, u32)>,
+    /// The next revision of every slow watcher, be it behind or parked.
+    lagging: BTreeSet<(i64, u32)>,
     pub(super) round: u64,
     /// Records that the next slice of history asks for.
     pub(super) slice_records: usize,
@@ -100,6 +104,7 @@ impl Hub {
             watchers: Slab::new(),
             set: Set::new(),
             behind: BTreeSet::new(),
+            lagging: BTreeSet::new(),
             round: 0,
             slice_records: super::catch_up::SLICE_RECORDS_FIRST,
             progress_due: BTreeSet::new(),
@@ -172,6 +177,10 @@ impl Hub {
             slow_watchers: watchers - self.synced_watchers - self.compacted_watchers,
             events_sent: self.events_sent,
             pending_events: self.pending_events,
+            next_revision: (watchers > 0).then(|| {
+                let slowest = self.lagging.first().map_or(i64::MAX, |(next, _)| *next);
+                slowest.min(self.next_revision)
+            }),
         }
     }
 
@@ -205,9 +214,11 @@ impl Hub {
             State::Synced => self.synced_watchers += 1,
             State::Behind { round, next } => {
                 self.behind.insert((round, next, watcher));
+                self.lagging.insert((next, watcher));
             }
-            State::Parked { .. } => {
+            State::Parked { next } => {
                 self.streams[stream].parked.insert(watcher);
+                self.lagging.insert((next, watcher));
             }
             State::Compacted => self.compacted_watchers += 1,
         }
@@ -220,9 +231,11 @@ impl Hub {
             State::Synced => self.synced_watchers -= 1,
             State::Behind { round, next } => {
                 self.behind.remove(&(round, next, watcher));
+                self.lagging.remove(&(next, watcher));
             }
-            State::Parked { .. } => {
+            State::Parked { next } => {
                 self.streams[stream].parked.remove(&watcher);
+                self.lagging.remove(&(next, watcher));
             }
             State::Compacted => self.compacted_watchers -= 1,
         }

@@ -212,6 +212,13 @@ impl World {
         assert_eq!(self.busy.propose(request.clone()), expected, "{request:?}");
         assert_eq!(self.idle.propose(request), expected);
         assert_eq!(self.busy.reader().revision(), self.model.revision);
+        let expected = self.model.census(-1);
+        assert_eq!(self.idle.reader().census(), expected);
+        let busy = self.busy.reader().census();
+        assert_eq!(
+            (busy.live_versions, busy.live_bytes),
+            (expected.live_versions, expected.live_bytes)
+        );
     }
 
     fn step(&mut self, step: Step) {
@@ -406,7 +413,6 @@ impl World {
                 lessor.keys(id).map(|keys| keys.map(<[u8]>::to_vec).collect());
             assert_eq!(keys, self.model.lease_keys(id));
         }
-        assert_eq!(self.busy.reader().keys(), self.model.state(i64::MAX).len() as u64);
         self.hash(0);
     }
 }
@@ -439,7 +445,10 @@ proptest! {
         world.busy.flush_all();
         world.busy.compact(3, usize::MAX);
         world.compare_all();
+        let expected = world.model.census(world.model.compacted);
+        assert_eq!(world.busy.reader().census(), expected);
         world.busy.restart();
         world.compare_all();
+        assert_eq!(world.busy.reader().census(), expected);
     }
 }

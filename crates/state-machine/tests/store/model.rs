@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::etcdserverpb::compare::TargetUnion;
 use retcd_api::etcdserverpb::request_op::Request;
 use retcd_api::etcdserverpb::response_op::Response;
 use retcd_api::mvccpb::KeyValue;
-use retcd_state_machine::Rejection;
+use retcd_state_machine::{Census, Rejection};
 
 /// One change: main revision, key, and the value or a tombstone.
 pub(crate) type Change = (i64, Vec<u8>, Option<KeyValue>);
@@ -48,6 +49,33 @@ impl Model {
             };
         }
         state
+    }
+
+    /// What a compaction at this revision leaves, counted.
+    pub(crate) fn census(&self, compacted: i64) -> Census {
+        let (kept, live) = (self.state(compacted), self.state(i64::MAX));
+        let bytes = |kv: &KeyValue| kv.encoded_len() as u64;
+        let mut census = Census {
+            live_versions: live.len() as u64,
+            live_bytes: live.values().map(bytes).sum(),
+            ..Census::default()
+        };
+        for (main, key, value) in &self.changes {
+            let is_kept = *main > compacted
+                || match value {
+                    // A key may be put more than once in a transaction's revision.
+                    Some(value) => kept.get(key) == Some(value),
+                    None => *main == compacted,
+                };
+            if is_kept {
+                let tombstone = KeyValue { key: key.clone().into(), ..KeyValue::default() };
+                census.historic_versions += 1;
+                census.historic_bytes += bytes(value.as_ref().unwrap_or(&tombstone));
+            }
+        }
+        census.historic_versions -= census.live_versions;
+        census.historic_bytes -= census.live_bytes;
+        census
     }
 
     fn reached(&self) -> i64 {

@@ -475,7 +475,7 @@ impl goldenscript::Runner for Runner {
                     reader.compacted_revision()
                 )?;
                 writeln!(out, "finished compaction {}", reader.finished_compaction_revision())?;
-                writeln!(out, "keys {}", reader.keys())?;
+                writeln!(out, "keys {}", reader.census().live_versions)?;
                 writeln!(out, "cluster version {:?}", reader.cluster_version())?;
                 writeln!(out, "{:?}", reader.downgrade())?;
             }

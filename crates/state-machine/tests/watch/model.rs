@@ -14,7 +14,7 @@ use retcd_api::etcdserverpb::{
 use retcd_api::mvccpb::event::EventType;
 use retcd_api::mvccpb::{Event, KeyValue};
 use retcd_state_machine::mvcc::Record;
-use retcd_state_machine::watch::{Config, Hub, StreamId};
+use retcd_state_machine::watch::{Config, History as _, Hub, StreamId};
 
 use super::client::Reader;
 use super::store::{Op, Store};
@@ -413,6 +413,8 @@ impl World {
         assert_eq!(counters.pending_events, 0);
         let watchers: usize = self.streams.iter().map(|stream| stream.watchers.len()).sum();
         assert_eq!(counters.watchers, watchers);
+        let next = (watchers > 0).then(|| self.store.current_revision() + 1);
+        assert_eq!(counters.next_revision, next, "nobody waits for anything");
     }
 }
 
