@@ -229,15 +229,18 @@ async fn a_member_replaced_under_load() {
 async fn leaders_killed_again_and_again() {
     survive("leader killed", plan(3), async |cluster, workload| {
         let until = Instant::now() + length();
+        let mut kills = 0;
         while Instant::now() < until {
             let leader = cluster.leader().await;
             cluster.kill(leader);
+            kills += 1;
             let others = cluster.others(&[leader]);
             assert_ne!(cluster.leader_among(&others).await, leader);
             workload.progress(SOME).await;
             cluster.start_again(leader);
             cluster.leader().await;
         }
+        println!("leader killed: {kills} times");
     })
     .await;
 }
