@@ -1,7 +1,7 @@
 //! Which endpoint gets the next request.
 //!
-//! Requests go round robin over
-//! the endpoints that have not just failed; when all have, the one that failed longest ago is tried.
+//! Requests go round robin over the endpoints that have not just failed; when all have, the one that failed longest ago
+//! is tried.
 //!
 //! An endpoint fails by refusing the connection, by losing a request, by answering that it is of no use (no leader,
 //! stopping), or by not answering in time. It is avoided for [`AVOIDED_MIN`], and for twice as long after each further
@@ -131,15 +131,15 @@ mod tests {
         balancer.connections.iter().position(|other| std::ptr::eq(other, connection)).unwrap()
     }
 
-    #[tokio::test]
-    async fn requests_go_round_robin() {
+    #[test]
+    fn requests_go_round_robin() {
         let balancer = balancer(&["127.0.0.1:1", "http://127.0.0.1:2", "localhost:3"]);
         let picked: Vec<usize> = (0..4).map(|_| position(&balancer, balancer.pick())).collect();
         assert_eq!(picked, [0, 1, 2, 0]);
     }
 
-    #[tokio::test]
-    async fn failed_endpoints_are_avoided_until_all_have_failed() {
+    #[test]
+    fn failed_endpoints_are_avoided_until_all_have_failed() {
         let balancer = balancer(&["127.0.0.1:1", "127.0.0.1:2"]);
         // Six failures in a row, so that the time of avoidance is long even for a slow machine.
         let fail =
@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(position(&balancer, balancer.pick()), 1);
     }
 
-    #[tokio::test]
-    async fn avoidance_grows_with_each_failure_up_to_a_limit() {
+    #[test]
+    fn avoidance_grows_with_each_failure_up_to_a_limit() {
         let balancer = balancer(&["127.0.0.1:1"]);
         let connection = &balancer.connections[0];
         connection.mark(false);

@@ -223,7 +223,8 @@ impl Builder {
             identity: Arc::new(identity),
             timeout: self.timeout,
             needs_leader: self.needs_leader,
-            request_bytes_max: or_default(self.config.request_bytes_max, REQUEST_BYTES_MAX),
+            request_bytes_max: or_default(self.config.request_bytes_max, REQUEST_BYTES_MAX)
+                .min(unary::SIZE_MAX),
             response_bytes_max: or_default(self.config.response_bytes_max, RESPONSE_BYTES_MAX),
             namespace: Bytes::new(),
             order: None,
@@ -391,7 +392,7 @@ impl Client {
         }
         let Credentials { name, password } = user.credentials.clone();
         let message = AuthenticateRequest { name, password };
-        let frame = unary::frame(&message, message.encoded_len());
+        let frame = unary::frame(&message, self.checked_size(&message)?);
         let size_max = self.response_bytes_max;
         let mut send = |channel: Channel| {
             let path = "/etcdserverpb.Auth/Authenticate";

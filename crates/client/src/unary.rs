@@ -21,12 +21,14 @@ use crate::error::{Failure, rpc_error};
 
 /// Flag and length.
 const FRAME_HEAD: usize = 5;
+/// The largest message that a frame can hold.
+pub(crate) const SIZE_MAX: usize = u32::MAX as usize;
 
-/// Encodes a message of `size` bytes.
+/// Encodes a message of `size` bytes, at most [`SIZE_MAX`].
 pub(crate) fn frame(message: &impl Message, size: usize) -> Bytes {
     let mut frame = BytesMut::with_capacity(FRAME_HEAD + size);
     frame.put_u8(0);
-    frame.put_u32(u32::try_from(size).expect("the size limit of requests is smaller"));
+    frame.put_u32(u32::try_from(size).expect("larger messages were refused before"));
     message.encode(&mut frame).expect("there is room for the message");
     frame.freeze()
 }
