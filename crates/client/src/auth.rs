@@ -2,7 +2,6 @@
 //!
 //! Names travel as they are; passwords do too, so they belong on connections that nobody else can read.
 
-use retcd_api::etcdserverpb::auth_client::AuthClient;
 use retcd_api::etcdserverpb::{
     AuthDisableRequest, AuthDisableResponse, AuthEnableRequest, AuthEnableResponse,
     AuthRoleAddRequest, AuthRoleAddResponse, AuthRoleDeleteRequest, AuthRoleDeleteResponse,
@@ -15,21 +14,17 @@ use retcd_api::etcdserverpb::{
     AuthUserListRequest, AuthUserListResponse, AuthUserRevokeRoleRequest,
     AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse,
 };
-use tonic::transport::Channel;
 
 use crate::client::Retry;
 use crate::{Client, Error};
 
 /// Declares one method per call, which all do the same.
 macro_rules! calls {
-    ($($(#[$doc:meta])* $retry:ident $name:ident($request:ty) -> $response:ty = $rpc:ident;)*) => {
+    ($($(#[$doc:meta])* $retry:ident $name:ident($request:ty) -> $response:ty = $rpc:literal;)*) => {
         impl Client {
             $($(#[$doc])*
             pub async fn $name(&self, request: $request) -> Result<$response, Error> {
-                self.call(Retry::$retry, request, |channel, request| async move {
-                    self.auth(channel).$rpc(request).await
-                })
-                .await
+                self.unary(Retry::$retry, concat!("/etcdserverpb.Auth/", $rpc), &request).await
             })*
         }
     };
@@ -51,47 +46,41 @@ calls! {
     /// # Ok(())
     /// # }
     /// ```
-    Once auth_enable(AuthEnableRequest) -> AuthEnableResponse = auth_enable;
+    Once auth_enable(AuthEnableRequest) -> AuthEnableResponse = "AuthEnable";
     /// Lets everybody do everything again.
-    Once auth_disable(AuthDisableRequest) -> AuthDisableResponse = auth_disable;
+    Once auth_disable(AuthDisableRequest) -> AuthDisableResponse = "AuthDisable";
     /// Whether users are asked for.
-    Repeatable auth_status(AuthStatusRequest) -> AuthStatusResponse = auth_status;
+    Repeatable auth_status(AuthStatusRequest) -> AuthStatusResponse = "AuthStatus";
     /// Exchanges a name and a password for a token, which [`Client::with_token`] takes.
-    Repeatable authenticate(AuthenticateRequest) -> AuthenticateResponse = authenticate;
+    Repeatable authenticate(AuthenticateRequest) -> AuthenticateResponse = "Authenticate";
     /// Makes a user.
-    Once user_add(AuthUserAddRequest) -> AuthUserAddResponse = user_add;
+    Once user_add(AuthUserAddRequest) -> AuthUserAddResponse = "UserAdd";
     /// The roles of a user.
-    Repeatable user_get(AuthUserGetRequest) -> AuthUserGetResponse = user_get;
+    Repeatable user_get(AuthUserGetRequest) -> AuthUserGetResponse = "UserGet";
     /// The names of all users.
-    Repeatable user_list(AuthUserListRequest) -> AuthUserListResponse = user_list;
+    Repeatable user_list(AuthUserListRequest) -> AuthUserListResponse = "UserList";
     /// Removes a user.
-    Once user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = user_delete;
+    Once user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = "UserDelete";
     /// Gives a user another password; tokens of the user end.
     Once user_change_password(AuthUserChangePasswordRequest) -> AuthUserChangePasswordResponse
-        = user_change_password;
+        = "UserChangePassword";
     /// Gives a user a role.
-    Once user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse = user_grant_role;
+    Once user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse = "UserGrantRole";
     /// Takes a role from a user.
     Once user_revoke_role(AuthUserRevokeRoleRequest) -> AuthUserRevokeRoleResponse
-        = user_revoke_role;
+        = "UserRevokeRole";
     /// Makes a role, which permits nothing yet.
-    Once role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = role_add;
+    Once role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = "RoleAdd";
     /// What a role permits.
-    Repeatable role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = role_get;
+    Repeatable role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = "RoleGet";
     /// The names of all roles.
-    Repeatable role_list(AuthRoleListRequest) -> AuthRoleListResponse = role_list;
+    Repeatable role_list(AuthRoleListRequest) -> AuthRoleListResponse = "RoleList";
     /// Removes a role, also from the users who have it.
-    Once role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = role_delete;
+    Once role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = "RoleDelete";
     /// Adds a permission to a role.
     Once role_grant_permission(AuthRoleGrantPermissionRequest) -> AuthRoleGrantPermissionResponse
-        = role_grant_permission;
+        = "RoleGrantPermission";
     /// Takes a permission from a role. The range must be the one that was granted.
     Once role_revoke_permission(AuthRoleRevokePermissionRequest)
-        -> AuthRoleRevokePermissionResponse = role_revoke_permission;
-}
-
-impl Client {
-    fn auth(&self, channel: Channel) -> AuthClient<Channel> {
-        AuthClient::new(channel).max_decoding_message_size(self.response_bytes_max)
-    }
+        -> AuthRoleRevokePermissionResponse = "RoleRevokePermission";
 }

@@ -1,168 +1,211 @@
-//! Which endpoint gets the next request.
+//! The connection to one endpoint: made by the first request, shared by all, replaced by the first one after it closed.
 //!
-//! Each endpoint has a channel that connects on first use and reconnects by itself. Requests go round robin over
-//! the endpoints that have not just failed; when all have, the one that failed longest ago is tried.
+//! ```text
+//!   request ──▶ is there an open connection? ──yes──▶ HTTP/2
+//!                          │ no                          ▲
+//!                          └──▶ the attempt to connect ──┘
+//!                               that all requests wait for which come meanwhile
+//! ```
 //!
-//! An endpoint fails by refusing the connection, by losing a request, by answering that it is of no use (no leader,
-//! stopping), or by not answering in time. It is avoided for [`AVOIDED_MIN`], and for twice as long after each further
-//! failure, so a dead member costs one failed attempt now and then, not one per request.
+//! Nothing stands between a request and the task of its HTTP/2 connection: no queue, no layers. A request that gets no
+//! response is told how far it came ([`Failure`]), which is what the retry rule has to know.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tower_service::Service;
 
-use crate::dial::{Address, Dialer};
-use crate::{Config, Error, Tls};
+use crate::dial::Dialer;
+use crate::error::Failure;
 
-/// How long an endpoint is avoided after it has failed once; the first back-off step of gRPC.
-const AVOIDED_MIN: Duration = Duration::from_secs(1);
-/// How long it is avoided at most.
-const AVOIDED_MAX: Duration = Duration::from_secs(32);
+const OUR_NAME: HeaderValue =
+    HeaderValue::from_static(concat!("retcd-client/", env!("CARGO_PKG_VERSION")));
 
-/// gRPC servers end connections that ping more often ("too many pings"), so clients never go below this.
-const KEEPALIVE_TIME_MIN: Duration = Duration::from_secs(10);
-
-/// The connections of one client.
-#[derive(Debug)]
-pub(crate) struct Balancer {
-    connections: Vec<Connection>,
-    turn: AtomicUsize,
+/// What client stubs are made from. Clones share the connection, which closes when the last one is gone and the last
+/// request is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Channel {
+    shared: Arc<Shared>,
 }
 
-/// One endpoint and its channel.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    channel: Channel,
+struct Shared {
+    dialer: Dialer,
+    scheme: Scheme,
+    authority: Authority,
+    http2: Builder<TokioExecutor>,
     /// Guards nothing else and is never held across a call.
-    failures: Mutex<Failures>,
+    state: Mutex<State>,
 }
 
-/// How an endpoint has failed since its last success.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u32,
-    last: Option<Instant>,
+#[derive(Debug)]
+enum State {
+    Unconnected,
+    Connecting(watch::Receiver<Option<Attempt>>),
+    /// Possibly closed by now.
+    Connected(SendRequest<Body>),
 }
 
-impl Balancer {
-    /// Prepares the channels. Nothing is dialled yet; must run inside a tokio runtime.
-    pub(crate) fn new(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, Error> {
-        if config.endpoints.is_empty() {
-            return Err(Error::NoEndpoints);
-        }
-        let connections = config
-            .endpoints
-            .iter()
-            .map(|text| Connection::new(text, config, tls))
-            .collect::<Result<_, _>>()?;
-        Ok(Balancer { connections, turn: AtomicUsize::new(0) })
+/// How an attempt to connect has ended.
+type Attempt = Result<SendRequest<Body>, Failure>;
+
+impl Channel {
+    /// Prepares to connect. A connection with calls under way is pinged after `ping_interval` without a word from the
+    /// server, and given up when there is none for another `ping_timeout`.
+    pub(crate) fn new(dialer: Dialer, ping_interval: Duration, ping_timeout: Duration) -> Self {
+        let origin = dialer.origin().into_parts();
+        let mut http2 = Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(ping_interval)
+            .keep_alive_timeout(ping_timeout);
+        let shared = Shared {
+            dialer,
+            scheme: origin.scheme.expect("an origin has a scheme"),
+            authority: origin.authority.expect("an origin has an authority"),
+            http2,
+            state: Mutex::new(State::Unconnected),
+        };
+        Channel { shared: Arc::new(shared) }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// The endpoint whose turn it is.
-    pub(crate) fn pick(&self) -> &Connection {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut in_turn =
-            (0..self.len()).map(|step| &self.connections[first.wrapping_add(step) % self.len()]);
-        let now = Instant::now();
-        in_turn.clone().find(|connection| connection.avoided(now).is_none()).unwrap_or_else(|| {
-            let oldest = in_turn.by_ref().min_by_key(|connection| connection.avoided(now));
-            oldest.expect("there is at least one endpoint")
+    /// Sends a request, connects before if need be, and waits for the head of the response.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(self.shared.scheme.clone());
+        parts.authority = Some(self.shared.authority.clone());
+        *request.uri_mut() = Uri::from_parts(parts).expect("an origin goes with every path");
+        request.headers_mut().insert(USER_AGENT, OUR_NAME);
+        let mut connection = match self.shared.connection() {
+            Ok(connection) => connection,
+            Err(attempt) => outcome(attempt).await?,
+        };
+        connection.send_request(request).await.map_err(|error| {
+            // The error of requests that were still in line when their connection closed.
+            if error.is_canceled() {
+                Failure::Unsent(error.to_string())
+            } else {
+                Failure::lost(&error)
+            }
         })
     }
 }
 
-impl Connection {
-    fn new(text: &str, config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, Error> {
-        let dialer = Dialer::new(Address::parse(text)?, tls, config.dial_timeout)?;
-        // The dialer does all that "https" would stand for here; the origin tells it to the server.
-        let endpoint = Endpoint::from_static("http://endpoint.invalid")
-            .origin(dialer.origin())
-            .http2_keep_alive_interval(config.keepalive_time.max(KEEPALIVE_TIME_MIN))
-            .keep_alive_timeout(config.keepalive_timeout);
-        let channel = endpoint.connect_with_connector_lazy(dialer);
-        Ok(Connection { channel, failures: Mutex::default() })
-    }
-
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
-    }
-
-    /// Notes whether the endpoint was of use.
-    pub(crate) fn mark(&self, is_useful: bool) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_useful {
-            *failures = Failures::default();
-        } else {
-            failures.count += 1;
-            failures.last = Some(Instant::now());
+impl Shared {
+    /// The open connection, or the attempt to make one.
+    fn connection(self: &Arc<Self>) -> Result<SendRequest<Body>, watch::Receiver<Option<Attempt>>> {
+        let mut state = self.lock();
+        match &*state {
+            State::Connected(connection) if !connection.is_closed() => Ok(connection.clone()),
+            // The attempt is over without an end when its runtime is gone.
+            State::Connecting(attempt) if attempt.has_changed().is_ok() => Err(attempt.clone()),
+            State::Unconnected | State::Connecting(_) | State::Connected(_) => {
+                let attempt = self.connect();
+                *state = State::Connecting(attempt.clone());
+                Err(attempt)
+            }
         }
     }
 
-    /// When the endpoint failed, if that is a reason to avoid it now.
-    fn avoided(&self, now: Instant) -> Option<Instant> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let doublings = failures.count.saturating_sub(1).min(5);
-        let avoided = (AVOIDED_MIN * (1 << doublings)).min(AVOIDED_MAX);
-        failures.last.filter(|at| now.duration_since(*at) < avoided)
+    /// Begins to connect, in a task, so that the caller's time limit is not that of the others.
+    fn connect(self: &Arc<Self>) -> watch::Receiver<Option<Attempt>> {
+        let (teller, told) = watch::channel(None);
+        let (dialer, http2) = (self.dialer.clone(), self.http2.clone());
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let attempt = tokio::select! {
+                attempt = connect(dialer, http2) => attempt,
+                // Nobody waits, and there is no channel any more.
+                () = teller.closed() => return,
+            };
+            if let Some(shared) = Weak::upgrade(&shared) {
+                *shared.lock() = match &attempt {
+                    Ok(connection) => State::Connected(connection.clone()),
+                    Err(_) => State::Unconnected,
+                };
+            }
+            teller.send_replace(Some(attempt));
+        });
+        told
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn connect(dialer: Dialer, http2: Builder<TokioExecutor>) -> Attempt {
+    let io = dialer.dial().await.map_err(|error| Failure::unconnected(&error))?;
+    let connected = http2.handshake(TokioIo::new(io)).await;
+    let (sender, connection) = connected.map_err(|error| Failure::unconnected(&error))?;
+    // Ends when the connection does. Whoever has a request under way is told why.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
 
-    fn balancer(endpoints: &[&str]) -> Balancer {
-        let endpoints = endpoints.iter().map(ToString::to_string).collect();
-        Balancer::new(&Config { endpoints, ..Config::default() }, None).unwrap()
+async fn outcome(mut attempt: watch::Receiver<Option<Attempt>>) -> Attempt {
+    match attempt.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone().expect("it was waited for"),
+        Err(error) => Err(Failure::unconnected(&error)),
     }
+}
 
-    fn position(balancer: &Balancer, connection: &Connection) -> usize {
-        balancer.connections.iter().position(|other| std::ptr::eq(other, connection)).unwrap()
-    }
+/// What a request consists of.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// All of it; `None` once it is sent.
+    Whole(Option<Bytes>),
+    /// Whatever a client stub makes.
+    Stream(tonic::body::Body),
+}
 
-    #[tokio::test]
-    async fn requests_go_round_robin() {
-        let balancer = balancer(&["127.0.0.1:1", "http://127.0.0.1:2", "localhost:3"]);
-        let picked: Vec<usize> = (0..4).map(|_| position(&balancer, balancer.pick())).collect();
-        assert_eq!(picked, [0, 1, 2, 0]);
-    }
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = tonic::Status;
 
-    #[tokio::test]
-    async fn failed_endpoints_are_avoided_until_all_have_failed() {
-        let balancer = balancer(&["127.0.0.1:1", "127.0.0.1:2"]);
-        // Six failures in a row, so that the time of avoidance is long even for a slow machine.
-        let fail =
-            |position: usize| (0..6).for_each(|_| balancer.connections[position].mark(false));
-        fail(0);
-        for _ in 0..4 {
-            assert_eq!(position(&balancer, balancer.pick()), 1);
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match self.get_mut() {
+            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Stream(body) => Pin::new(body).poll_frame(context),
         }
-        fail(1);
-        for _ in 0..4 {
-            let picked = position(&balancer, balancer.pick());
-            assert_eq!(picked, 0, "the one that failed first comes first");
-        }
-        balancer.connections[1].mark(true);
-        assert_eq!(position(&balancer, balancer.pick()), 1);
     }
 
-    #[tokio::test]
-    async fn avoidance_grows_with_each_failure_up_to_a_limit() {
-        let balancer = balancer(&["127.0.0.1:1"]);
-        let connection = &balancer.connections[0];
-        connection.mark(false);
-        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
-        assert_eq!(connection.avoided(after(2)), None);
-        connection.mark(false);
-        connection.mark(false);
-        assert!(connection.avoided(after(2)).is_some());
-        (0..100).for_each(|_| connection.mark(false));
-        assert_eq!(connection.avoided(after(33)), None);
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Whole(bytes) => bytes.is_none(),
+            Body::Stream(body) => body.is_end_stream(),
+        }
+    }
+}
+
+/// Client stubs send their requests this way.
+impl Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let channel = self.clone();
+        Box::pin(async move { channel.send(request.map(Body::Stream)).await })
     }
 }

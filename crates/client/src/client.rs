@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use retcd_api::error::{Code, RpcError};
-use retcd_api::etcdserverpb::AuthenticateRequest;
-use retcd_api::etcdserverpb::auth_client::AuthClient;
+use retcd_api::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
 use tokio::time::Instant;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status};
 
-use crate::channel::{Balancer, Connection};
+use crate::balancer::{Balancer, Connection};
+use crate::channel::Channel;
 use crate::error::Failure;
 use crate::hub::Hubs;
 use crate::identity::{Credentials, Identity, User, is_about_token};
 use crate::ordering::Order;
-use crate::{Error, Tls};
+use crate::{Error, Tls, unary};
 
 /// How to reach a cluster. The defaults are those of etcdctl. [`Builder`] knows further settings.
 ///
@@ -206,7 +206,7 @@ impl Builder {
         Builder { needs_leader: true, ..self }
     }
 
-    /// Makes the client. Connections are made by the first calls; must run inside a tokio runtime.
+    /// Makes the client. Connections are made by the first calls, which must run inside a tokio runtime.
     ///
     /// # Errors
     /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], [`Error::BadTls`], or `InvalidAuthToken` for a token that no
@@ -223,7 +223,8 @@ impl Builder {
             identity: Arc::new(identity),
             timeout: self.timeout,
             needs_leader: self.needs_leader,
-            request_bytes_max: or_default(self.config.request_bytes_max, REQUEST_BYTES_MAX),
+            request_bytes_max: or_default(self.config.request_bytes_max, REQUEST_BYTES_MAX)
+                .min(unary::SIZE_MAX),
             response_bytes_max: or_default(self.config.response_bytes_max, RESPONSE_BYTES_MAX),
             namespace: Bytes::new(),
             order: None,
@@ -233,7 +234,7 @@ impl Builder {
 }
 
 impl Client {
-    /// Makes a client without TLS and users; [`Self::builder`] can do more. Must run inside a tokio runtime.
+    /// Makes a client without TLS and users; [`Self::builder`] can do more.
     ///
     /// # Errors
     /// [`Error::NoEndpoints`], [`Error::BadEndpoint`], or `InvalidAuthToken` for a token that no header can carry.
@@ -288,8 +289,24 @@ impl Client {
         self.balancer.len()
     }
 
-    /// Sends `request` until there is an answer, or none can be expected. `send` makes one attempt.
-    pub(crate) async fn call<Req, Resp, Attempt>(
+    /// Calls the method at `path` until there is an answer, or none can be expected.
+    pub(crate) async fn unary<Resp: Message + Default>(
+        &self,
+        retry: Retry,
+        path: &'static str,
+        request: &impl Message,
+    ) -> Result<Resp, Error> {
+        let frame = unary::frame(request, self.checked_size(request)?);
+        let size_max = self.response_bytes_max;
+        let send = |channel: Channel| {
+            let request = unary::request(path, self.headers(self.timeout), frame.clone());
+            async move { unary::send(&channel, request, size_max).await.map(Response::new) }
+        };
+        self.attempt(retry, send).await
+    }
+
+    /// As [`Self::unary`], for calls whose answer is a stream: `send` makes one attempt.
+    pub(crate) async fn streaming<Req, Resp, Attempt>(
         &self,
         retry: Retry,
         request: Req,
@@ -299,18 +316,20 @@ impl Client {
         Req: Message + Clone,
         Attempt: Future<Output = Result<Response<Resp>, Status>>,
     {
-        self.check_size(&request)?;
-        self.attempt(retry, |channel| send(channel, self.request(request.clone()))).await
+        self.checked_size(&request)?;
+        let headers = || self.headers(self.timeout);
+        self.attempt(retry, |channel| send(channel, with_headers(request.clone(), headers()))).await
     }
 
     /// Makes attempts until one succeeds, the retry rule says stop, or the time is over.
-    pub(crate) async fn attempt<Resp, Attempt>(
+    pub(crate) async fn attempt<Resp, Bad, Attempt>(
         &self,
         retry: Retry,
         mut send: impl FnMut(Channel) -> Attempt,
     ) -> Result<Resp, Error>
     where
-        Attempt: Future<Output = Result<Response<Resp>, Status>>,
+        Bad: Into<Failure>,
+        Attempt: Future<Output = Result<Response<Resp>, Bad>>,
     {
         let mut progress = Progress::default();
         let answered = {
@@ -327,13 +346,13 @@ impl Client {
             within(self.timeout, work).await
         };
         match answered {
-            Some(Err(Error::DeadlineExceeded { .. })) | None => Err(progress.time_is_over()),
+            None => Err(progress.time_is_over()),
             Some(result) => result,
         }
     }
 
     /// Makes attempts as a user, with another token when the cluster wants one.
-    async fn attempts_as<'a, Resp, Attempt>(
+    async fn attempts_as<'a, Resp, Bad, Attempt>(
         &'a self,
         user: &User,
         retry: Retry,
@@ -341,7 +360,8 @@ impl Client {
         progress: &mut Progress<'a>,
     ) -> Result<Resp, Error>
     where
-        Attempt: Future<Output = Result<Response<Resp>, Status>>,
+        Bad: Into<Failure>,
+        Attempt: Future<Output = Result<Response<Resp>, Bad>>,
     {
         if user.logins() == 0 {
             self.log_in(user, 0, progress).await?;
@@ -372,11 +392,16 @@ impl Client {
         }
         let Credentials { name, password } = user.credentials.clone();
         let message = AuthenticateRequest { name, password };
-        let mut send = |channel| {
-            let request = bare_request(message.clone());
-            async move { AuthClient::new(channel).authenticate(request).await }
+        let frame = unary::frame(&message, self.checked_size(&message)?);
+        let size_max = self.response_bytes_max;
+        let mut send = |channel: Channel| {
+            let path = "/etcdserverpb.Auth/Authenticate";
+            let request = unary::request(path, headers_of_nobody(), frame.clone());
+            async move { unary::send(&channel, request, size_max).await.map(Response::new) }
         };
-        match self.attempts(Retry::Repeatable, &mut send, progress).await {
+        let reply: Result<AuthenticateResponse, Error> =
+            self.attempts(Retry::Repeatable, &mut send, progress).await;
+        match reply {
             Ok(reply) => user.logged_in(Some(&reply.token)),
             Err(Error::Rpc(RpcError::AuthNotEnabled)) => user.logged_in(None),
             Err(error) => Err(error),
@@ -398,14 +423,15 @@ impl Client {
         login.unwrap_or_else(|| Err(progress.time_is_over()))
     }
 
-    async fn attempts<'a, Resp, Attempt>(
+    async fn attempts<'a, Resp, Bad, Attempt>(
         &'a self,
         retry: Retry,
         send: &mut impl FnMut(Channel) -> Attempt,
         progress: &mut Progress<'a>,
     ) -> Result<Resp, Error>
     where
-        Attempt: Future<Output = Result<Response<Resp>, Status>>,
+        Bad: Into<Failure>,
+        Attempt: Future<Output = Result<Response<Resp>, Bad>>,
     {
         let (mut refused, mut answers) = (0, 0);
         loop {
@@ -418,19 +444,19 @@ impl Client {
                     connection.mark(true);
                     return Ok(response.into_inner());
                 }
-                Err(status) => Failure::from(status),
+                Err(bad) => bad.into(),
             };
             connection.mark(failure.is_fault_of_request());
             match failure {
-                Failure::Unconnected(text) => {
+                Failure::Unconnected(_) => {
                     refused += 1;
-                    progress.last_attempt = Some(text);
+                    progress.last_attempt = Some(failure.to_string());
                     if refused % self.balancer.len() == 0 {
                         tokio::time::sleep(UNCONNECTED_BACKOFF).await;
                     }
                 }
-                Failure::Unsent(text) => {
-                    progress.last_attempt = Some(text);
+                Failure::Unsent(_) => {
+                    progress.last_attempt = Some(failure.to_string());
                     tokio::time::sleep(jittered(BACKOFF)).await;
                 }
                 failure => {
@@ -445,32 +471,31 @@ impl Client {
         }
     }
 
-    /// Wraps a message with the metadata that every request carries.
-    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = self.stream_request(message);
-        if let Some(timeout) = self.timeout {
-            request.set_timeout(timeout);
-        }
-        request
+    /// Wraps what goes into a stream. There is no deadline: streams outlive the call that opens them.
+    pub(crate) fn stream_request<T>(&self, messages: T) -> Request<T> {
+        with_headers(messages, self.headers(None))
     }
 
-    /// As [`Self::request`], without the deadline: streams outlive the call that opens them.
-    pub(crate) fn stream_request<T>(&self, message: T) -> Request<T> {
-        let mut request = bare_request(message);
-        let metadata = request.metadata_mut();
+    /// What every request says besides its message.
+    fn headers(&self, timeout: Option<Duration>) -> HeaderMap {
+        let mut headers = headers_of_nobody();
         if self.needs_leader {
-            metadata.insert("hasleader", MetadataValue::from_static("true"));
+            headers.insert("hasleader", HeaderValue::from_static("true"));
         }
         if let Some(token) = self.identity.token() {
-            metadata.insert("token", token);
+            headers.insert("token", token);
         }
-        request
+        if let Some(timeout) = timeout {
+            headers.insert("grpc-timeout", unary::timeout(timeout));
+        }
+        headers
     }
 
-    fn check_size(&self, request: &impl Message) -> Result<(), Error> {
+    /// The size of a request that is not too large.
+    fn checked_size(&self, request: &impl Message) -> Result<usize, Error> {
         let (size, max) = (request.encoded_len(), self.request_bytes_max);
         if size <= max {
-            return Ok(());
+            return Ok(size);
         }
         let text = format!("trying to send message larger than max ({size} vs. {max})");
         Err(Error::Rpc(RpcError::other(Code::ResourceExhausted, text)))
@@ -500,16 +525,20 @@ fn is_unavailable(failure: &Failure) -> bool {
     match failure {
         Failure::Lost(_) => true,
         Failure::Answered(error) => error.code() == Code::Unavailable,
-        Failure::Unconnected(_) | Failure::Unsent(_) | Failure::TimedOut => false,
+        Failure::Unconnected(_) | Failure::Unsent(_) => false,
     }
 }
 
-/// Wraps a message with the metadata that needs no knowledge of the client.
-fn bare_request<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let version = MetadataValue::from_static(retcd_api::API_VERSION);
-    request.metadata_mut().insert("client-api-version", version);
-    request
+/// What requests say that need no knowledge of the client.
+fn headers_of_nobody() -> HeaderMap {
+    // Room for those of the transport, too.
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert("client-api-version", HeaderValue::from_static(retcd_api::API_VERSION));
+    headers
+}
+
+fn with_headers<T>(message: T, headers: HeaderMap) -> Request<T> {
+    Request::from_parts(MetadataMap::from_headers(headers), Extensions::new(), message)
 }
 
 /// Waits for `work`, or until `timeout` is over: then `None`.
@@ -547,17 +576,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_carry_version_token_and_leader_demand() {
+    async fn requests_carry_version_token_leader_demand_and_deadline() {
         let config = Config { token: Some("secret.1".to_owned()), ..Config::default() };
         let client = Client::new(&config).unwrap();
-        let plain = client.request(());
-        assert_eq!(plain.metadata().get("client-api-version").unwrap(), "3.7");
-        assert_eq!(plain.metadata().get("token").unwrap(), "secret.1");
-        assert!(plain.metadata().get("hasleader").is_none());
-        assert_eq!(
-            client.needing_leader().request(()).metadata().get("hasleader").unwrap(),
-            "true"
-        );
+        let plain = client.headers(None);
+        assert_eq!(plain["client-api-version"], "3.7");
+        assert_eq!(plain["token"], "secret.1");
+        assert!(!plain.contains_key("hasleader") && !plain.contains_key("grpc-timeout"));
+        let leader = client.needing_leader().headers(Some(Duration::from_secs(5)));
+        assert_eq!(leader["hasleader"], "true");
+        assert_eq!(leader["grpc-timeout"], "5000000u");
     }
 
     #[tokio::test]

@@ -1,12 +1,10 @@
 //! Membership.
 
-use retcd_api::etcdserverpb::cluster_client::ClusterClient;
 use retcd_api::etcdserverpb::{
     MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
     MemberUpdateRequest, MemberUpdateResponse,
 };
-use tonic::transport::Channel;
 
 use crate::client::Retry;
 use crate::{Client, Error};
@@ -24,10 +22,7 @@ impl Client {
     /// ```
     pub async fn member_list(&self, linearizable: bool) -> Result<MemberListResponse, Error> {
         let request = MemberListRequest { linearizable };
-        self.call(Retry::Repeatable, request, |channel, request| async move {
-            self.cluster(channel).member_list(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/etcdserverpb.Cluster/MemberList", &request).await
     }
 
     /// Makes room for a member that other members will find at `peer_urls`. It counts for the quorum from now on,
@@ -46,10 +41,7 @@ impl Client {
         is_learner: bool,
     ) -> Result<MemberAddResponse, Error> {
         let request = MemberAddRequest { peer_ur_ls: peer_urls, is_learner };
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.cluster(channel).member_add(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Cluster/MemberAdd", &request).await
     }
 
     /// Removes a member for good; its id never comes back.
@@ -61,10 +53,8 @@ impl Client {
     /// # }
     /// ```
     pub async fn member_remove(&self, id: u64) -> Result<MemberRemoveResponse, Error> {
-        self.call(Retry::Once, MemberRemoveRequest { id }, |channel, request| async move {
-            self.cluster(channel).member_remove(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Cluster/MemberRemove", &MemberRemoveRequest { id })
+            .await
     }
 
     /// Tells the other members where a member is to be found.
@@ -81,10 +71,7 @@ impl Client {
         peer_urls: Vec<String>,
     ) -> Result<MemberUpdateResponse, Error> {
         let request = MemberUpdateRequest { id, peer_ur_ls: peer_urls };
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.cluster(channel).member_update(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Cluster/MemberUpdate", &request).await
     }
 
     /// Makes a learner a voter.
@@ -96,13 +83,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn member_promote(&self, id: u64) -> Result<MemberPromoteResponse, Error> {
-        self.call(Retry::Once, MemberPromoteRequest { id }, |channel, request| async move {
-            self.cluster(channel).member_promote(request).await
-        })
-        .await
-    }
-
-    fn cluster(&self, channel: Channel) -> ClusterClient<Channel> {
-        ClusterClient::new(channel).max_decoding_message_size(self.response_bytes_max)
+        self.unary(Retry::Once, "/etcdserverpb.Cluster/MemberPromote", &MemberPromoteRequest { id })
+            .await
     }
 }

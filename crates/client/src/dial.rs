@@ -1,18 +1,14 @@
 //! From the text of an endpoint to a connection: TCP or a unix socket, with TLS or without.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tower_service::Service;
 
 use crate::{Error, Tls};
 
@@ -178,22 +174,6 @@ impl Dialer {
 fn system_trust() -> Arc<Tls> {
     static SYSTEM: OnceLock<Arc<Tls>> = OnceLock::new();
     SYSTEM.get_or_init(Arc::default).clone()
-}
-
-/// The transport asks for connections this way. It knows only one address, so it need not say which.
-impl Service<Uri> for Dialer {
-    type Response = TokioIo<Io>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let dialer = self.clone();
-        Box::pin(async move { dialer.dial().await.map(TokioIo::new) })
-    }
 }
 
 #[cfg(test)]

@@ -154,64 +154,62 @@ fn is_known_to_clients(error: &RpcError) -> bool {
 }
 
 /// How one attempt ended badly, as far as the retry rule cares.
-#[derive(Debug)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Failure {
     /// No connection: the request has not left.
+    #[error("connection error: desc = \"transport: Error while dialing: {0}\"")]
     Unconnected(String),
     /// There was a connection, but it closed before the request was put on it.
+    #[error("{0}")]
     Unsent(String),
     /// The connection broke, or the stream was reset, while the request was under way.
+    #[error("error reading from server: {0}")]
     Lost(String),
-    /// The time given to this request is over.
-    TimedOut,
     /// The server said no.
+    #[error("{0}")]
     Answered(RpcError),
 }
 
 impl Failure {
+    pub(crate) fn unconnected(error: &(dyn std::error::Error + 'static)) -> Self {
+        Failure::Unconnected(innermost(error))
+    }
+
+    pub(crate) fn lost(error: &(dyn std::error::Error + 'static)) -> Self {
+        Failure::Lost(innermost(error))
+    }
+
     /// Whether the endpoint has done its part: it is the request that does not deserve a better answer.
     pub(crate) fn is_fault_of_request(&self) -> bool {
         match self {
             Failure::Answered(error) => error.code() != Code::Unavailable,
             // Not the endpoint's doing: it said goodbye before.
             Failure::Unsent(_) => true,
-            Failure::Unconnected(_) | Failure::Lost(_) | Failure::TimedOut => false,
+            Failure::Unconnected(_) | Failure::Lost(_) => false,
         }
     }
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let mut source = status.source();
-        let transport = source.is_some();
-        while let Some(cause) = source {
-            if cause.is::<tonic::ConnectError>() {
-                return Failure::Unconnected(connection_error(cause));
-            }
-            if cause.is::<tonic::TimeoutExpired>() {
-                return Failure::TimedOut;
-            }
-            // Over HTTP/2 this is the error of requests that were still in line when their connection closed.
-            if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-                return Failure::Unsent(cause.to_string());
-            }
-            source = cause.source();
+        let Some(cause) = status.source() else {
+            return Failure::Answered(rpc_error(&status));
+        };
+        match cause.downcast_ref::<Failure>() {
+            Some(failure) => failure.clone(),
+            // The response broke off: that is the transport's own error, whatever it is.
+            None => Failure::lost(cause),
         }
-        if transport {
-            return Failure::Lost(format!("error reading from server: {}", innermost(&status)));
-        }
-        Failure::Answered(rpc_error(&status))
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unconnected(text) | Failure::Unsent(text) | Failure::Lost(text) => {
-                Error::ConnectionLost(text)
-            }
-            Failure::TimedOut => Error::DeadlineExceeded { last_attempt: None },
             Failure::Answered(error) => Error::Rpc(error),
+            Failure::Unconnected(_) | Failure::Unsent(_) | Failure::Lost(_) => {
+                Error::ConnectionLost(failure.to_string())
+            }
         }
     }
 }
@@ -252,10 +250,6 @@ fn code(code: tonic::Code) -> Code {
         tonic::Code::DataLoss => Code::DataLoss,
         tonic::Code::Unauthenticated => Code::Unauthenticated,
     }
-}
-
-fn connection_error(error: &(dyn std::error::Error + 'static)) -> String {
-    format!("connection error: desc = \"transport: Error while dialing: {}\"", innermost(error))
 }
 
 /// The error at the bottom, which names the cause ("connection refused") where the upper ones only say "transport".

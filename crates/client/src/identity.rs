@@ -7,8 +7,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use http::HeaderValue;
 use retcd_api::error::RpcError;
-use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::Error;
 
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Credentials {
 #[derive(Debug)]
 pub(crate) enum Identity {
     Nobody,
-    Token(MetadataValue<Ascii>),
+    Token(HeaderValue),
     User(User),
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct User {
 #[derive(Debug, Default)]
 struct Login {
     /// `None` before the first login, and when the cluster does not ask who we are.
-    token: Option<MetadataValue<Ascii>>,
+    token: Option<HeaderValue>,
     /// How many logins there have been.
     count: u64,
 }
@@ -56,7 +56,7 @@ impl Identity {
     /// # Errors
     /// `InvalidAuthToken` for one that no header can carry.
     pub(crate) fn with_token(token: &str) -> Result<Self, Error> {
-        let mut token: MetadataValue<Ascii> =
+        let mut token: HeaderValue =
             token.parse().map_err(|_| Error::Rpc(RpcError::InvalidAuthToken))?;
         token.set_sensitive(true);
         Ok(Identity::Token(token))
@@ -68,7 +68,7 @@ impl Identity {
     }
 
     /// What requests carry now.
-    pub(crate) fn token(&self) -> Option<MetadataValue<Ascii>> {
+    pub(crate) fn token(&self) -> Option<HeaderValue> {
         match self {
             Identity::Nobody => None,
             Identity::Token(token) => Some(token.clone()),

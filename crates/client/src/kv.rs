@@ -9,8 +9,8 @@ use retcd_api::etcdserverpb::{
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::channel::Channel;
 use crate::client::Retry;
 use crate::error::Failure;
 use crate::namespace::{Enter, Leave};
@@ -33,12 +33,8 @@ impl Client {
     pub async fn range(&self, request: impl Into<RangeRequest>) -> Result<RangeResponse, Error> {
         let mut request = request.into();
         request.enter(&self.namespace)?;
-        let read = || {
-            self.call(Retry::Repeatable, request.clone(), |channel, request| async move {
-                self.kv(channel).range(request).await
-            })
-        };
-        let mut reply = self.in_order(read, |reply| reply.header.as_ref()).await?;
+        let read = || self.unary(Retry::Repeatable, "/etcdserverpb.KV/Range", &request);
+        let mut reply = self.in_order(read, |reply: &RangeResponse| reply.header.as_ref()).await?;
         reply.leave(&self.namespace);
         Ok(reply)
     }
@@ -64,7 +60,7 @@ impl Client {
         request.enter(&self.namespace)?;
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let replies = self
-            .call(Retry::Repeatable, request, |channel, request| async move {
+            .streaming(Retry::Repeatable, request, |channel, request| async move {
                 self.kv(channel).range_stream(request).await
             })
             .await?;
@@ -87,11 +83,8 @@ impl Client {
     pub async fn put(&self, request: impl Into<PutRequest>) -> Result<PutResponse, Error> {
         let mut request = request.into();
         request.enter(&self.namespace)?;
-        let mut reply = self
-            .call(Retry::Once, request, |channel, request| async move {
-                self.kv(channel).put(request).await
-            })
-            .await?;
+        let mut reply: PutResponse =
+            self.unary(Retry::Once, "/etcdserverpb.KV/Put", &request).await?;
         self.note_written(reply.header.as_ref());
         reply.leave(&self.namespace);
         Ok(reply)
@@ -114,11 +107,8 @@ impl Client {
     ) -> Result<DeleteRangeResponse, Error> {
         let mut request = request.into();
         request.enter(&self.namespace)?;
-        let mut reply = self
-            .call(Retry::Once, request, |channel, request| async move {
-                self.kv(channel).delete_range(request).await
-            })
-            .await?;
+        let mut reply: DeleteRangeResponse =
+            self.unary(Retry::Once, "/etcdserverpb.KV/DeleteRange", &request).await?;
         self.note_written(reply.header.as_ref());
         reply.leave(&self.namespace);
         Ok(reply)
@@ -142,13 +132,9 @@ impl Client {
         request.enter(&self.namespace)?;
         let is_read_only = txn::is_read_only(&request);
         let retry = if is_read_only { Retry::Repeatable } else { Retry::Once };
-        let send = || {
-            self.call(retry, request.clone(), |channel, request| async move {
-                self.kv(channel).txn(request).await
-            })
-        };
+        let send = || self.unary(retry, "/etcdserverpb.KV/Txn", &request);
         let mut reply = if is_read_only {
-            self.in_order(send, |reply| reply.header.as_ref()).await?
+            self.in_order(send, |reply: &TxnResponse| reply.header.as_ref()).await?
         } else {
             let reply = send().await?;
             self.note_written(reply.header.as_ref());
@@ -170,10 +156,7 @@ impl Client {
         &self,
         request: impl Into<CompactionRequest>,
     ) -> Result<CompactionResponse, Error> {
-        self.call(Retry::Once, request.into(), |channel, request| async move {
-            self.kv(channel).compact(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.KV/Compact", &request.into()).await
     }
 
     fn kv(&self, channel: Channel) -> KvClient<Channel> {

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::channel::Channel;
 use crate::client::{Retry, within};
 use crate::error::Failure;
 use crate::identity::is_about_token;
@@ -46,9 +46,11 @@ impl Client {
     /// # }
     /// ```
     pub async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGrantResponse, Error> {
-        self.call(Retry::Repeatable, LeaseGrantRequest { ttl, id }, |channel, request| async move {
-            self.lease(channel).lease_grant(request).await
-        })
+        self.unary(
+            Retry::Repeatable,
+            "/etcdserverpb.Lease/LeaseGrant",
+            &LeaseGrantRequest { ttl, id },
+        )
         .await
     }
 
@@ -62,10 +64,8 @@ impl Client {
     /// # }
     /// ```
     pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
-        self.call(Retry::Repeatable, LeaseRevokeRequest { id }, |channel, request| async move {
-            self.lease(channel).lease_revoke(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/etcdserverpb.Lease/LeaseRevoke", &LeaseRevokeRequest { id })
+            .await
     }
 
     /// What is left of a lease; a time to live of -1 means that there is no such lease.
@@ -83,11 +83,8 @@ impl Client {
         keys: bool,
     ) -> Result<LeaseTimeToLiveResponse, Error> {
         let request = LeaseTimeToLiveRequest { id, keys };
-        let mut reply = self
-            .call(Retry::Repeatable, request, |channel, request| async move {
-                self.lease(channel).lease_time_to_live(request).await
-            })
-            .await?;
+        let mut reply: LeaseTimeToLiveResponse =
+            self.unary(Retry::Repeatable, "/etcdserverpb.Lease/LeaseTimeToLive", &request).await?;
         reply.leave(&self.namespace);
         Ok(reply)
     }
@@ -103,10 +100,8 @@ impl Client {
     /// # }
     /// ```
     pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {
-        self.call(Retry::Repeatable, LeaseLeasesRequest {}, |channel, request| async move {
-            self.lease(channel).lease_leases(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/etcdserverpb.Lease/LeaseLeases", &LeaseLeasesRequest {})
+            .await
     }
 
     /// Renews a lease once.

@@ -42,6 +42,7 @@
 #![warn(missing_docs)]
 
 mod auth;
+mod balancer;
 mod channel;
 mod client;
 mod cluster;
@@ -63,6 +64,7 @@ mod request;
 mod subscription;
 mod tls;
 mod txn;
+mod unary;
 mod watch;
 
 pub use client::{Builder, Client, Config};

@@ -10,11 +10,10 @@ use retcd_api::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
     ProclaimResponse, ResignRequest, ResignResponse,
 };
-use retcd_api::v3lockpb::lock_client::LockClient;
 use retcd_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::channel::Channel;
 use crate::client::Retry;
 use crate::error::Failure;
 use crate::{Client, Error, namespace};
@@ -39,11 +38,8 @@ impl Client {
     /// After one that [may have happened](Error::may_have_happened) the lock may be held: revoke the lease.
     pub async fn lock(&self, name: impl Into<Bytes>, lease: i64) -> Result<LockResponse, Error> {
         let request = LockRequest { name: self.inside(&name.into()), lease };
-        let mut reply = self
-            .call(Retry::Once, request, |channel, request| async move {
-                LockClient::new(channel).lock(request).await
-            })
-            .await?;
+        let mut reply: LockResponse =
+            self.unary(Retry::Once, "/v3lockpb.Lock/Lock", &request).await?;
         namespace::strip(&self.namespace, &mut reply.key);
         Ok(reply)
     }
@@ -58,10 +54,7 @@ impl Client {
     /// ```
     pub async fn unlock(&self, key: impl Into<Bytes>) -> Result<UnlockResponse, Error> {
         let request = UnlockRequest { key: self.inside(&key.into()) };
-        self.call(Retry::Repeatable, request, |channel, request| async move {
-            LockClient::new(channel).unlock(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/v3lockpb.Lock/Unlock", &request).await
     }
 
     /// Stands for the election `name` with `value`, and waits until the lease has won.
@@ -86,11 +79,8 @@ impl Client {
     ) -> Result<CampaignResponse, Error> {
         let name = self.inside(&name.into());
         let request = CampaignRequest { name, lease, value: value.into() };
-        let mut reply = self
-            .call(Retry::Once, request, |channel, request| async move {
-                ElectionClient::new(channel).campaign(request).await
-            })
-            .await?;
+        let mut reply: CampaignResponse =
+            self.unary(Retry::Once, "/v3electionpb.Election/Campaign", &request).await?;
         if let Some(leader) = &mut reply.leader {
             namespace::strip(&self.namespace, &mut leader.name);
             namespace::strip(&self.namespace, &mut leader.key);
@@ -109,10 +99,7 @@ impl Client {
     ) -> Result<ProclaimResponse, Error> {
         let request =
             ProclaimRequest { leader: Some(self.inside_key(&leader)), value: value.into() };
-        self.call(Retry::Once, request, |channel, request| async move {
-            ElectionClient::new(channel).proclaim(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/v3electionpb.Election/Proclaim", &request).await
     }
 
     /// The key and value of the present leader.
@@ -128,11 +115,8 @@ impl Client {
     /// `ElectionNoLeader` when there is none.
     pub async fn leader(&self, name: impl Into<Bytes>) -> Result<LeaderResponse, Error> {
         let request = LeaderRequest { name: self.inside(&name.into()) };
-        let mut reply = self
-            .call(Retry::Repeatable, request, |channel, request| async move {
-                ElectionClient::new(channel).leader(request).await
-            })
-            .await?;
+        let mut reply: LeaderResponse =
+            self.unary(Retry::Repeatable, "/v3electionpb.Election/Leader", &request).await?;
         strip_leader(&self.namespace, &mut reply);
         Ok(reply)
     }
@@ -155,10 +139,7 @@ impl Client {
     /// Lets the next candidate lead. Having lost the leadership before is no error.
     pub async fn resign(&self, leader: LeaderKey) -> Result<ResignResponse, Error> {
         let request = ResignRequest { leader: Some(self.inside_key(&leader)) };
-        self.call(Retry::Repeatable, request, |channel, request| async move {
-            ElectionClient::new(channel).resign(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/v3electionpb.Election/Resign", &request).await
     }
 
     fn inside(&self, name: &Bytes) -> Bytes {

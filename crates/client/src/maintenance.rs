@@ -11,8 +11,8 @@ use retcd_api::etcdserverpb::{
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::channel::Channel;
 use crate::client::Retry;
 use crate::error::Failure;
 use crate::{Client, Error};
@@ -28,10 +28,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn status(&self) -> Result<StatusResponse, Error> {
-        self.call(Retry::Repeatable, StatusRequest {}, |channel, request| async move {
-            self.maintenance(channel).status(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/etcdserverpb.Maintenance/Status", &StatusRequest {}).await
     }
 
     /// The hash of all keys up to `revision`, 0 for the newest.
@@ -43,9 +40,11 @@ impl Client {
     /// # }
     /// ```
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
-        self.call(Retry::Repeatable, HashKvRequest { revision }, |channel, request| async move {
-            self.maintenance(channel).hash_kv(request).await
-        })
+        self.unary(
+            Retry::Repeatable,
+            "/etcdserverpb.Maintenance/HashKV",
+            &HashKvRequest { revision },
+        )
         .await
     }
 
@@ -61,10 +60,7 @@ impl Client {
     /// ```
     pub async fn alarm_list(&self) -> Result<AlarmResponse, Error> {
         let request = AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
-        self.call(Retry::Repeatable, request, |channel, request| async move {
-            self.maintenance(channel).alarm(request).await
-        })
-        .await
+        self.unary(Retry::Repeatable, "/etcdserverpb.Maintenance/Alarm", &request).await
     }
 
     /// Ends one alarm, as [`Self::alarm_list`] reported it.
@@ -84,10 +80,7 @@ impl Client {
             member_id: alarm.member_id,
             alarm: alarm.alarm,
         };
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.maintenance(channel).alarm(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Maintenance/Alarm", &request).await
     }
 
     /// Gives free pages of the member's database file back to the file system. The member does nothing else meanwhile.
@@ -99,10 +92,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn defragment(&self) -> Result<DefragmentResponse, Error> {
-        self.call(Retry::Once, DefragmentRequest {}, |channel, request| async move {
-            self.maintenance(channel).defragment(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Maintenance/Defragment", &DefragmentRequest {}).await
     }
 
     /// Makes another member the leader. Only the leader itself carries this out.
@@ -114,9 +104,11 @@ impl Client {
     /// # }
     /// ```
     pub async fn move_leader(&self, target_id: u64) -> Result<MoveLeaderResponse, Error> {
-        self.call(Retry::Once, MoveLeaderRequest { target_id }, |channel, request| async move {
-            self.maintenance(channel).move_leader(request).await
-        })
+        self.unary(
+            Retry::Once,
+            "/etcdserverpb.Maintenance/MoveLeader",
+            &MoveLeaderRequest { target_id },
+        )
         .await
     }
 
@@ -136,10 +128,7 @@ impl Client {
         version: &str,
     ) -> Result<DowngradeResponse, Error> {
         let request = DowngradeRequest { action: action.into(), version: version.to_owned() };
-        self.call(Retry::Once, request, |channel, request| async move {
-            self.maintenance(channel).downgrade(request).await
-        })
-        .await
+        self.unary(Retry::Once, "/etcdserverpb.Maintenance/Downgrade", &request).await
     }
 
     /// Begins to receive the member's whole database, as it is at this moment. The timeout of the client is one for
@@ -159,7 +148,7 @@ impl Client {
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let replies = self
-            .call(Retry::Once, SnapshotRequest {}, |channel, request| async move {
+            .streaming(Retry::Once, SnapshotRequest {}, |channel, request| async move {
                 self.maintenance(channel).snapshot(request).await
             })
             .await?;

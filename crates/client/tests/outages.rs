@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::proxy::Proxy;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchResponse};
 use retcd_client::{Client, Config, Error, Watcher};
@@ -48,6 +49,32 @@ async fn dead_endpoints_do_not_matter_while_one_lives() {
     let reply =
         client.range(RangeRequest { key: "key".into(), ..Default::default() }).await.unwrap();
     assert_eq!(reply.kvs[0].version, 4, "each write was done once");
+}
+
+#[tokio::test]
+async fn calls_that_come_together_share_one_connection() {
+    let member = member();
+    let proxy = Proxy::start(&member.endpoint()).await;
+    let client = client(&[proxy.endpoint()]);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        calls.spawn(async move { client.put(put("key", "value")).await });
+    }
+    for answer in calls.join_all().await {
+        answer.unwrap();
+    }
+    assert_eq!(proxy.connections(), 1);
+}
+
+#[test]
+fn a_client_outlives_the_runtime_of_its_connection() {
+    let member = member();
+    let client = client(&[member.endpoint()]);
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.put(put("key", "value"))).unwrap();
+    }
 }
 
 #[tokio::test]
