@@ -28,6 +28,6 @@ cluster:
 bench *ARGS:
     cargo run --release --locked --bin etcd-bench -- {{ARGS}}
 
-# Replays one seed of the consensus simulation and prints its trace.
+# Replays one seed of the simulation and prints its trace.
 sim SEED:
-    SIM_SEED={{SEED}} cargo test --locked -p retcd-consensus --test cluster agreement_survives -- --nocapture
+    SIM_SEED={{SEED}} cargo test --locked -p retcd-sim --test seeds clusters_survive -- --nocapture

@@ -26,7 +26,9 @@ pub struct Output {
 
 /// What goes to disk, in this order: snapshot, entries, hard state.
 ///
-/// The order matters for a torn write: a commit index must not become durable before the entries it covers.
+/// The order matters for a torn write: a commit index must not become durable before the entries it covers, and entries not
+/// before a hard state that commits the snapshot they follow. So with both, the hard state comes twice: with the snapshot's
+/// index as its commit index before the entries, and as it is behind them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Persist {
     /// Replaces the whole log; the entries below begin right after it.

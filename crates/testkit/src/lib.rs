@@ -21,14 +21,11 @@
 //! | `ETCDCTL_34` | an `etcdctl` of etcd 3.4, instead of the distribution's `/usr/bin/etcdctl` |
 
 mod binaries;
-pub mod checkers;
 mod cluster;
-pub mod history;
 mod links;
 mod member;
 mod ports;
 mod process;
-mod random;
 mod tool;
 mod workload;
 

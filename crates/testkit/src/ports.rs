@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::random::Dice;
+use retcd_checkers::Dice;
 
 /// Above the ports of well-known services, below Linux's own choice for outgoing connections (32768 and up).
 const RANGE: Range<u16> = 10_240..32_768;
@@ -31,7 +31,7 @@ impl Port {
     pub fn claim() -> Self {
         let dir = claims_dir();
         let count = RANGE.end - RANGE.start;
-        let first = Dice::new().below(u64::from(count));
+        let first = Dice::random().below(u64::from(count));
         let first = u16::try_from(first).expect("below a 16 bit number");
         (0..count)
             .map(|step| RANGE.start + (first + step) % count)

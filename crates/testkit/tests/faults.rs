@@ -1,7 +1,7 @@
 //! Nothing is lost, torn or told out of order, whatever happens to members and to the network between them.
 //!
 //! In each test clients work on a cluster while one kind of fault comes and goes; afterwards everything that they were
-//! told is checked (`retcd_testkit::checkers`), and the cluster must be able to work again.
+//! told is checked (`retcd_checkers`), and the cluster must be able to work again.
 //!
 //! A fault lasts `FAULT_SECONDS` (3 when not given). `ETCD_SERVER` names another server to test. At most two clusters
 //! run at a time: a machine that is too busy would only show elections.

@@ -7,6 +7,9 @@
 //! - a read's index is not below anything that was known as committed when the read began;
 //!
 //! and after each run: logs that agree in one entry agree in all before it, and a healed cluster makes progress.
+//!
+//! Here several outputs are on their way to the disk at once, and messages that a server never sends twice come twice.
+//! Whole members, as a server drives them, are simulated in `crates/sim`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use retcd_api::error::RpcError;
 use retcd_api::{raftpb, walpb};
-use retcd_consensus::{Output, Refusal, Role};
+use retcd_consensus::{Output, Persist, Refusal, Role};
 use retcd_state_machine::backend::Failure;
 use retcd_state_machine::{Applied, Rejection, StateMachine};
 use retcd_storage::snapshot::Snapshots;
@@ -466,9 +466,13 @@ impl CommitLoop {
             return Ok(());
         }
         self.log.add(&persist.entries);
+        let failed = |error| Failure::because("write the log", error);
+        // The log must confirm the snapshot before it has entries behind it: a torn write would leave a gap otherwise.
+        if let Some(confirmation) = confirmation(persist) {
+            self.wal.append(Some(&confirmation), std::iter::empty()).map_err(failed)?;
+        }
         let entries = persist.entries.iter().map(EntryRef::from);
-        let appended = self.wal.append(persist.hard_state.as_ref(), entries);
-        appended.map_err(|error| Failure::because("write the log", error))?;
+        self.wal.append(persist.hard_state.as_ref(), entries).map_err(failed)?;
         self.has_unwritten = true;
         if persist.must_sync || persist.snapshot.is_some() {
             let started = Instant::now();
@@ -560,6 +564,12 @@ impl CommitLoop {
     }
 }
 
+/// The hard state as of a received snapshot: without the entries behind it, and so without a commit index among them.
+fn confirmation(persist: &Persist) -> Option<raftpb::HardState> {
+    let snapshot = persist.snapshot.as_ref()?.metadata.as_ref()?;
+    persist.hard_state.map(|state| raftpb::HardState { commit: snapshot.index, ..state })
+}
+
 /// What the caller of a membership change hears when Raft does not take it.
 fn refused_change(refusal: Refusal) -> RpcError {
     match refusal {
@@ -644,6 +654,23 @@ mod tests {
         let entry =
             |index| raftpb::Entry { index, data: vec![0; bytes].into(), ..Default::default() };
         indices.map(entry).collect()
+    }
+
+    #[test]
+    fn a_snapshot_is_confirmed_before_the_entries_behind_it() {
+        let state = raftpb::HardState { term: 3, vote: 1, commit: 9 };
+        let metadata = raftpb::SnapshotMetadata { index: 7, term: 3, conf_state: None };
+        let snapshot = raftpb::Snapshot { metadata: Some(metadata), ..Default::default() };
+        let mut persist = Persist {
+            entries: entries(8..=9, 1),
+            hard_state: Some(state),
+            must_sync: true,
+            snapshot: None,
+        };
+        assert_eq!(confirmation(&persist), None);
+        persist.snapshot = Some(snapshot);
+        let expected = raftpb::HardState { commit: 7, ..state };
+        assert_eq!(confirmation(&persist), Some(expected));
     }
 
     #[test]

@@ -128,9 +128,14 @@ impl Rounds {
 }
 
 impl NodeHandle {
+    /// Whether the read barrier is free: this member decides alone what is committed.
+    pub(crate) fn is_always_fresh(&self) -> bool {
+        self.shared.is_always_fresh.load(Ordering::Acquire)
+    }
+
     /// Returns when this member's state holds everything that was acknowledged to anybody before the call.
     pub(crate) async fn read_barrier(&self) -> Result<(), RpcError> {
-        if self.shared.is_always_fresh.load(Ordering::Acquire) {
+        if self.is_always_fresh() {
             return Ok(());
         }
         let deadline = millis(self.now() + self.shared.limits.request_timeout);

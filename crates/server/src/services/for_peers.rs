@@ -76,19 +76,15 @@ impl PeerRequests for ForPeers {
     }
 }
 
-/// Renews a lease as its leader. A lease that is not there may be on its way; one past its time is, out.
+/// Renews a lease as its leader. One that is past its time is on its way out.
 async fn renew(services: &Services, id: i64) -> Result<i64, LeaseError> {
     let give_up = services.node.now() + LEASE_PATIENCE;
-    let mut has_caught_up = false;
+    services.node.read_barrier().await.map_err(|_| LeaseError::ApplyTimeout)?;
     loop {
         match lease::renew(services, id).await {
             Ok(ttl) => return Ok(ttl),
             Err(KeepAliveError::NotPrimary) => return Err(LeaseError::NotPrimary),
-            Err(KeepAliveError::NotFound(_)) if has_caught_up => return Err(LeaseError::NotFound),
-            Err(KeepAliveError::NotFound(_)) => {
-                services.node.read_barrier().await.map_err(|_| LeaseError::ApplyTimeout)?;
-                has_caught_up = true;
-            }
+            Err(KeepAliveError::NotFound(_)) => return Err(LeaseError::NotFound),
             Err(KeepAliveError::Expired(_)) if services.node.now() >= give_up => {
                 return Err(LeaseError::NotFound);
             }

@@ -109,7 +109,8 @@ async fn ask_leader_for_time(
     Err(if node.leader().is_none() { RpcError::NoLeader } else { RpcError::Timeout })
 }
 
-/// Renews a lease as its leader; returns its time to live in seconds.
+/// Renews a lease as its leader; returns its time to live in seconds. The caller has waited for the read barrier: see
+/// [`KeepAlive`].
 pub(super) async fn renew(services: &Services, id: i64) -> Result<i64, KeepAliveError> {
     let renewed = services.reader.lessor().keep_alive(id, services.node.now())?;
     if renewed.needs_checkpoint_clear {
@@ -140,6 +141,7 @@ async fn renew_at_leader(services: Arc<Services>, id: i64) -> Result<i64, RpcErr
             }
         }
         if node.is_leader() {
+            node.read_barrier().await?;
             match renew(&services, id).await {
                 Ok(ttl) => return Ok(ttl),
                 Err(KeepAliveError::NotFound(_)) => return Ok(0),
@@ -165,8 +167,10 @@ const REVOKE_POLL: Duration = Duration::from_millis(50);
 
 /// The keep-alive stream: one answer per request, in order.
 ///
-/// A renewal is a short look into shared memory, so the connection's own poll does the work. Two things may make an
-/// answer wait: the revoke of a lease past its time, and the log entry that clears a stored remainder.
+/// A renewal is a promise, so the leader must be sure that it leads, and that it has applied every revoke that a leader
+/// before it may have put into the log: the read barrier says so, which is free for the only voter. The rest is a short
+/// look into shared memory, so the connection's own poll does the work. Two more things may make an answer wait: the
+/// revoke of a lease past its time, and the log entry that clears a stored remainder.
 pub(super) struct KeepAlive {
     services: Arc<Services>,
     requests: Requests,
@@ -188,6 +192,8 @@ struct Waiting {
 }
 
 enum What {
+    /// The leader is not sure yet.
+    Barrier(Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>),
     /// The lease is past its time: when this ends, look again.
     Revoke(Pin<Box<tokio::time::Sleep>>),
     /// The stored remainder must be gone before the client hears of the renewal, or a new leader could cut it short.
@@ -201,16 +207,30 @@ impl KeepAlive {
         KeepAlive { services: services.clone(), requests, waiting: None, end: End::NotYet }
     }
 
-    /// Renews the lease that `response` names: writes the answer, or says what it must wait for.
+    /// Renews the lease that `response` names, or has it renewed: writes the answer, or says what it must wait for.
+    fn begin(
+        &self,
+        response: pb::LeaseKeepAliveResponse,
+        output: &mut BytesMut,
+    ) -> Result<Option<Waiting>, RpcError> {
+        let node = &self.services.node;
+        if !node.is_leader() {
+            let what = What::Leader(Box::pin(renew_at_leader(self.services.clone(), response.id)));
+            return Ok(Some(Waiting { response, what }));
+        }
+        if node.is_always_fresh() {
+            return self.renew(response, output);
+        }
+        let node = node.clone();
+        let what = What::Barrier(Box::pin(async move { node.read_barrier().await }));
+        Ok(Some(Waiting { response, what }))
+    }
+
     fn renew(
         &self,
         mut response: pb::LeaseKeepAliveResponse,
         output: &mut BytesMut,
     ) -> Result<Option<Waiting>, RpcError> {
-        if !self.services.node.is_leader() {
-            let what = What::Leader(Box::pin(renew_at_leader(self.services.clone(), response.id)));
-            return Ok(Some(Waiting { response, what }));
-        }
         let renewed =
             self.services.reader.lessor().keep_alive(response.id, self.services.node.now());
         match renewed {
@@ -248,12 +268,22 @@ impl KeepAlive {
         output: &mut BytesMut,
     ) -> Poll<Result<(), RpcError>> {
         match &mut waiting.what {
+            What::Barrier(barrier) => match barrier.as_mut().poll(context) {
+                Poll::Pending => {
+                    self.waiting = Some(waiting);
+                    return Poll::Pending;
+                }
+                Poll::Ready(outcome) => {
+                    outcome?;
+                    self.waiting = self.renew(waiting.response, output)?;
+                }
+            },
             What::Revoke(sleep) => {
                 if sleep.as_mut().poll(context).is_pending() {
                     self.waiting = Some(waiting);
                     return Poll::Pending;
                 }
-                self.waiting = self.renew(waiting.response, output)?;
+                self.waiting = self.begin(waiting.response, output)?;
             }
             What::CheckpointCleared(pending) => match Pin::new(pending).poll(context) {
                 Poll::Pending => {
@@ -301,7 +331,7 @@ impl KeepAlive {
                 .message(self.services.reader.revision(), self.services.node.term());
             let response =
                 pb::LeaseKeepAliveResponse { header: Some(header), id: request.id, ttl: 0 };
-            self.waiting = self.renew(response, output)?;
+            self.waiting = self.begin(response, output)?;
         }
     }
 }

@@ -61,8 +61,8 @@ pub enum KeepAliveError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewed {
     pub ttl_secs: i64,
-    /// A shorter remainder is stored for the next leader: propose a checkpoint with 0 and wait for it before the
-    /// client is answered.
+    /// A shorter remainder is stored for the next leader, or may be on its way there: propose a checkpoint with 0 and wait
+    /// for it before the client is answered.
     pub needs_checkpoint_clear: bool,
 }
 
@@ -89,6 +89,10 @@ pub struct Lessor {
     next_grant: u64,
     expiries: Queue,
     checkpoints: Queue,
+    /// From when on the clocks run that the last promotion started.
+    promoted: Instant,
+    /// Leases whose remainder was handed out by this primary: it may be on its way into the log.
+    handed_out: BTreeSet<i64>,
 }
 
 /// Kept small: there may be a million.
@@ -114,6 +118,8 @@ impl Lessor {
             next_grant: 0,
             expiries: Queue::default(),
             checkpoints: Queue::default(),
+            promoted: 0,
+            handed_out: BTreeSet::new(),
         }
     }
 
@@ -152,6 +158,7 @@ impl Lessor {
     /// Ends a lease. Returns its keys, ascending: the caller deletes them in one revision.
     pub fn revoke(&mut self, id: i64) -> Result<Vec<Box<[u8]>>, NotFound> {
         let entry = self.leases.remove(&id).ok_or(NotFound(id))?;
+        self.handed_out.remove(&id);
         self.expiries.sweep(self.leases.len(), |item| is_queued(&self.leases, item));
         self.checkpoints.sweep(self.leases.len(), |item| of_lease(&self.leases, item).is_some());
         Ok(entry.keys.into_iter().collect())
@@ -198,7 +205,7 @@ impl Lessor {
         }
         Ok(Renewed {
             ttl_secs: entry.ttl_secs,
-            needs_checkpoint_clear: entry.remaining_ttl_secs > 0,
+            needs_checkpoint_clear: entry.remaining_ttl_secs > 0 || self.handed_out.contains(&id),
         })
     }
 
@@ -242,6 +249,7 @@ impl Lessor {
         self.is_primary = true;
         let now = instant(now);
         let start = now.saturating_add(instant(extend));
+        self.promoted = start;
         for entry in self.leases.values_mut() {
             let has_checkpoint = entry.remaining_ttl_secs > 0;
             let secs = if has_checkpoint { entry.remaining_ttl_secs } else { entry.ttl_secs };
@@ -263,6 +271,7 @@ impl Lessor {
         self.is_primary = false;
         self.expiries.clear();
         self.checkpoints.clear();
+        self.handed_out.clear();
         for entry in self.leases.values_mut() {
             (entry.expiry, entry.queued) = (NEVER, NEVER);
         }
@@ -305,6 +314,7 @@ impl Lessor {
             let remaining_ttl = i64::try_from(left.div_ceil(NANOS_PER_SEC)).unwrap_or(i64::MAX);
             // A remainder that is short would be gone before the next leader needs it; one that is full says nothing.
             if left > self.checkpoint_interval() && remaining_ttl < entry.ttl_secs {
+                self.handed_out.insert(item.id);
                 due.push(LeaseCheckpoint { id: item.id, remaining_ttl });
             }
         }
@@ -312,9 +322,14 @@ impl Lessor {
     }
 
     /// Notes the remainder of a lease, as applied from the log; 0 clears it. Unknown leases are ignored.
+    ///
+    /// A primary that is told that there is none, when it has started the clock with one, gives the full time after all:
+    /// the old leader has promised it to a client, in an entry that was committed but not applied here at the promotion.
     pub fn checkpoint(&mut self, id: i64, remaining_ttl_secs: i64) {
-        if let Some(entry) = self.leases.get_mut(&id) {
-            entry.remaining_ttl_secs = remaining_ttl_secs.max(0);
+        let Some(entry) = self.leases.get_mut(&id) else { return };
+        entry.remaining_ttl_secs = remaining_ttl_secs.max(0);
+        if self.is_primary && entry.remaining_ttl_secs == 0 {
+            entry.expiry = entry.expiry.max(after(self.promoted, entry.ttl_secs));
         }
     }
 
@@ -421,6 +436,36 @@ mod tests {
         lessor.grant(1, 60, Duration::ZERO).unwrap();
         assert_eq!(lessor.take_expired(59 * SECOND, 10), [0; 0]);
         assert_eq!(lessor.take_expired(60 * SECOND, 10), [1]);
+    }
+
+    #[test]
+    fn a_promise_that_is_applied_after_the_promotion_counts() {
+        let mut lessor = lessor();
+        lessor.grant(1, 1000, Duration::ZERO).unwrap();
+        lessor.checkpoint(1, 400);
+        lessor.promote(10 * SECOND, SECOND);
+        // The old leader had renewed the lease: the entry that clears the remainder comes only now.
+        lessor.checkpoint(1, 0);
+        assert_eq!(lessor.take_expired(1010 * SECOND, 10), [0; 0]);
+        assert_eq!(lessor.take_expired(1011 * SECOND, 10), [1]);
+    }
+
+    #[test]
+    fn a_remainder_on_its_way_into_the_log_is_cleared_by_a_renewal() {
+        let mut lessor = lessor();
+        lessor.promote(Duration::ZERO, Duration::ZERO);
+        lessor.grant(1, 1000, Duration::ZERO).unwrap();
+        let needs_clear = |lessor: &mut Lessor, at| {
+            lessor.keep_alive(1, at * SECOND).unwrap().needs_checkpoint_clear
+        };
+        assert!(!needs_clear(&mut lessor, 1));
+        assert_eq!(lessor.due_checkpoints(300 * SECOND, 10).len(), 1);
+        assert!(needs_clear(&mut lessor, 301), "it is not applied, but may be yet");
+        lessor.checkpoint(1, 701);
+        lessor.checkpoint(1, 0);
+        lessor.demote();
+        lessor.promote(400 * SECOND, SECOND);
+        assert!(!needs_clear(&mut lessor, 401));
     }
 
     #[test]

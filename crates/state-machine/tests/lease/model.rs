@@ -35,6 +35,8 @@ struct Lease {
     expiry: Duration,
     handed_out_until: Option<Duration>,
     checkpoint_due: Duration,
+    /// A remainder may be on its way into the log.
+    has_checkpoint: bool,
     number: usize,
 }
 
@@ -43,6 +45,8 @@ struct Model {
     leases: BTreeMap<i64, Lease>,
     is_primary: bool,
     now: Duration,
+    /// From when on the clocks run since the last promotion.
+    start: Duration,
     grants: usize,
 }
 
@@ -53,9 +57,11 @@ fn secs(secs: i64) -> Duration {
 impl Model {
     fn start(&mut self, extend: Duration) {
         self.is_primary = true;
+        self.start = self.now + extend;
         for lease in self.leases.values_mut() {
             let full = if lease.remaining > 0 { lease.remaining } else { lease.granted };
-            lease.expiry = self.now + extend + secs(full);
+            lease.expiry = self.start + secs(full);
+            lease.has_checkpoint = false;
             lease.handed_out_until = None;
             lease.checkpoint_due = self.now + INTERVAL;
         }
@@ -65,7 +71,7 @@ impl Model {
     fn expired(&mut self, limit: usize) -> Vec<i64> {
         let mut due: Vec<(Duration, usize, i64)> = Vec::new();
         for (id, lease) in &self.leases {
-            let time = lease.handed_out_until.unwrap_or(lease.expiry);
+            let time = lease.handed_out_until.unwrap_or_default().max(lease.expiry);
             if self.is_primary && time <= self.now {
                 due.push((time, lease.number, *id));
             }
@@ -92,6 +98,7 @@ impl Model {
             lease.checkpoint_due = self.now + INTERVAL;
             let ceil = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             if left > INTERVAL && i64::try_from(ceil).unwrap() < lease.granted {
+                lease.has_checkpoint = true;
                 due.insert(*id, i64::try_from(ceil).unwrap());
             }
         }
@@ -168,6 +175,9 @@ impl World {
                 lessor.checkpoint(id, remaining);
                 if let Some(lease) = model.leases.get_mut(&id) {
                     lease.remaining = remaining;
+                    if model.is_primary && remaining == 0 {
+                        lease.expiry = lease.expiry.max(model.start + secs(lease.granted));
+                    }
                 }
             }
             Step::Promote(extend) => {
@@ -216,9 +226,13 @@ impl World {
             }
             Some(lease) => {
                 lease.expiry = model.now + secs(lease.granted);
+                lease.handed_out_until = None;
                 let renewed = result.unwrap();
                 assert_eq!(renewed.ttl_secs, lease.granted);
-                assert_eq!(renewed.needs_checkpoint_clear, lease.remaining > 0);
+                assert_eq!(
+                    renewed.needs_checkpoint_clear,
+                    lease.remaining > 0 || lease.has_checkpoint
+                );
             }
         }
     }

@@ -447,6 +447,8 @@ pub(super) fn replay(reader: &mut Reader, from: &walpb::Snapshot) -> Result<Repl
 struct Fold<'a> {
     from: &'a walpb::Snapshot,
     found_snapshot: bool,
+    /// Of the entry at the snapshot's index, while the log has it.
+    term_at_snapshot: Option<u64>,
     hard_state: HardState,
     entries: Vec<Entry>,
     last_index: u64,
@@ -457,6 +459,7 @@ impl<'a> Fold<'a> {
         Fold {
             from,
             found_snapshot: false,
+            term_at_snapshot: None,
             hard_state: HardState::default(),
             entries: Vec::new(),
             last_index: 0,
@@ -476,6 +479,9 @@ impl<'a> Fold<'a> {
         let entry = item.entry()?;
         self.last_index = entry.index;
         if entry.index <= self.from.index {
+            // It replaces all that came behind it.
+            self.entries.clear();
+            self.term_at_snapshot = (entry.index == self.from.index).then_some(entry.term);
             return Ok(());
         }
         let position = entry.index - self.from.index - 1;
@@ -521,6 +527,10 @@ impl<'a> Fold<'a> {
                 expected: self.from.term,
                 found: snapshot.term,
             });
+        }
+        if self.term_at_snapshot.is_some_and(|term| term != snapshot.term) {
+            // Another member has sent it, and it has replaced a log that was never committed.
+            self.entries.clear();
         }
         self.found_snapshot = true;
         Ok(())

@@ -166,6 +166,32 @@ fn a_later_entry_of_the_same_index_replaces_all_from_there() {
 }
 
 #[test]
+fn a_snapshot_of_another_member_replaces_the_entries_behind_it() {
+    for (term, expected) in [(1, entries(4..6, 1)), (2, Vec::new())] {
+        let fs = SimFs::new(1);
+        let mut wal = create(&fs, 4096);
+        append(&mut wal, Some(&HardState { term: 1, vote: 7, commit: 0 }), &entries(1..6, 1));
+        wal.save_snapshot(&snapshot(3, term)).unwrap();
+        append(&mut wal, Some(&HardState { term: 2, vote: 7, commit: 3 }), &[]);
+        drop(wal);
+        let replayed = read(&fs, Path::new(DIR), &snapshot(3, term)).unwrap();
+        assert_eq!(replayed.entries, expected, "of term {term}");
+    }
+}
+
+#[test]
+fn an_entry_before_the_snapshot_replaces_those_behind_it() {
+    let fs = SimFs::new(1);
+    let mut wal = create(&fs, 4096);
+    append(&mut wal, Some(&HardState { term: 1, vote: 7, commit: 1 }), &entries(1..6, 1));
+    append(&mut wal, Some(&HardState { term: 2, vote: 0, commit: 3 }), &entries(2..4, 2));
+    wal.save_snapshot(&snapshot(3, 2)).unwrap();
+    drop(wal);
+    let replayed = read(&fs, Path::new(DIR), &snapshot(3, 2)).unwrap();
+    assert_eq!(replayed.entries, []);
+}
+
+#[test]
 fn entries_that_cannot_follow_each_other_are_refused() {
     for (second, reason) in [(5..6, "entry 5 follows entry 3"), (3..4, "has term 1")] {
         let fs = SimFs::new(1);

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::head::Head;
 use super::pump::pump;
 use super::rules::{Direction, Rules};
-use crate::random::Dice;
+use retcd_checkers::Dice;
 
 /// Enough for what a dialler sends before it waits for an answer.
 const EARLY_BYTES_MAX: usize = 1024 * 1024;
@@ -85,7 +85,7 @@ async fn named(
     mut there: Direction,
     mut back: Direction,
 ) -> io::Result<()> {
-    let mut dice = Dice::new();
+    let mut dice = Dice::random();
     tokio::select! {
         shaken = shake_hands(&mut there, &mut back, &mut dice) => if !shaken { return Ok(()) },
         // A dialler that gave up was never heard of.
@@ -95,7 +95,7 @@ async fn named(
     dialler.set_nodelay(true)?;
     let (from_dialler, to_dialler) = dialler.into_split();
     let (from_dialled, to_dialled) = dialled.into_split();
-    let other_dice = Dice::new();
+    let other_dice = Dice::random();
     tokio::try_join!(
         pump(early, from_dialler, to_dialled, there, dice),
         pump(Vec::new(), from_dialled, to_dialler, back, other_dice),

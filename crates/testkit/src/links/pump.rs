@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::rules::Direction;
-use crate::random::Dice;
+use retcd_checkers::Dice;
 
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 /// Chunks under way. At 125 ms a chunk this still lets 8 MiB a second through; a full queue makes the sender wait.

@@ -13,13 +13,12 @@ use retcd_api::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
     ResponseHeader, TxnRequest,
 };
-use retcd_api::mvccpb::KeyValue;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::Shared;
-use crate::history::{Answer, Op, Outcome, Record, Version};
-use crate::random::Dice;
+use retcd_checkers::Dice;
+use retcd_checkers::history::{Answer, Op, Outcome, Record, Version};
 
 /// Few, so that operations collide; all under one prefix, so that a watcher can see them all.
 pub(super) const KEYS: [&str; 5] = ["k/0", "k/1", "k/2", "k/3", "k/4"];
@@ -73,7 +72,7 @@ struct Worker {
 
 impl Worker {
     fn new(number: usize, shared: Arc<Shared>) -> Self {
-        Worker { number, turn: number, dice: Dice::new(), shared, records: Vec::new() }
+        Worker { number, turn: number, dice: Dice::random(), shared, records: Vec::new() }
     }
 
     fn key(&mut self) -> String {
@@ -162,6 +161,7 @@ async fn send(mut kv: KvClient<Channel>, op: &Op) -> Result<Answer, Status> {
                 other => panic!("a range was asked for, the answer is {other:?}"),
             }
         }
+        Op::PutLeased { .. } | Op::Revoke { .. } => unreachable!("this workload has no leases"),
         Op::Get { key } => {
             let response = kv.range(range(key)).await?.into_inner();
             Ok(answer(revision(response.header.as_ref()), response))
@@ -202,18 +202,9 @@ fn range(key: &str) -> RangeRequest {
 }
 
 fn answer(revision: i64, response: RangeResponse) -> Answer {
-    Answer::Read { revision, found: response.kvs.into_iter().next().map(|kv| version(&kv)) }
+    Answer::Read { revision, found: response.kvs.into_iter().next().map(|kv| Version::from(&kv)) }
 }
 
 fn revision(header: Option<&ResponseHeader>) -> i64 {
     header.expect("every answer has a header").revision
-}
-
-pub(super) fn version(kv: &KeyValue) -> Version {
-    Version {
-        value: String::from_utf8_lossy(&kv.value).into_owned(),
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        version: kv.version,
-    }
 }

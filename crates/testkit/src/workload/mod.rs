@@ -26,9 +26,9 @@ use retcd_api::etcdserverpb::kv_client::KvClient;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::checkers::{Timeline, Trace, Violation, check_operations, check_watch};
-use crate::history::{Answer, Outcome, Record};
 use crate::{Cluster, PATIENCE};
+use retcd_checkers::history::{Answer, Outcome, Record};
+use retcd_checkers::{Timeline, Trace, Violation, check_operations, check_watch};
 use targets::Targets;
 use watchers::Goal;
 

@@ -10,8 +10,6 @@ use retcd_api::etcdserverpb::watch_request::RequestUnion;
 use retcd_api::etcdserverpb::{
     WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
-use retcd_api::mvccpb;
-use retcd_api::mvccpb::event::EventType;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,8 +17,8 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::Shared;
-use super::clients::{KEYS, version};
-use crate::checkers::{Event, Filter, Reply, Session, Timeline, Trace, WatchedEvent};
+use super::clients::KEYS;
+use retcd_checkers::{Event, Filter, Reply, Session, Timeline, Trace};
 
 /// How long opening a stream may take, the server's first answer included.
 const OPENING: Duration = Duration::from_secs(2);
@@ -131,22 +129,15 @@ impl Watcher {
 
     fn note(&mut self, reply: &WatchResponse) {
         let Some(session) = self.trace.sessions.last_mut() else { return };
-        let revision = reply.header.as_ref().map_or(0, |header| header.revision);
-        let next = if reply.canceled {
-            session.replies.push(Reply::Cancelled { reason: reply.cancel_reason.clone() });
-            self.next
-        } else if reply.created {
-            session.replies.push(Reply::Created { revision });
-            if self.next == 0 { revision + 1 } else { self.next }
-        } else if reply.events.is_empty() {
-            session.replies.push(Reply::Progress { revision });
-            revision + 1
-        } else {
-            let events: Vec<WatchedEvent> = reply.events.iter().map(watched).collect();
-            let last = events.last().map_or(0, |last| last.event.revision);
-            session.replies.push(Reply::Events(events));
-            last + 1
+        let reply = Reply::from(reply);
+        let next = match &reply {
+            Reply::Cancelled { .. } | Reply::Compacted { .. } => self.next,
+            Reply::Created { revision } if self.next == 0 => revision + 1,
+            Reply::Created { .. } => self.next,
+            Reply::Progress { revision } => revision + 1,
+            Reply::Events(events) => events.last().map_or(0, |last| last.event.revision) + 1,
         };
+        session.replies.push(reply);
         self.next = self.next.max(next);
     }
 }
@@ -171,7 +162,7 @@ pub(super) async fn history(
             if reply.canceled {
                 return Err(format!("the watch was cancelled: {:?}", reply.cancel_reason));
             }
-            events.extend(reply.events.iter().map(|event| watched(event).event));
+            events.extend(reply.events.iter().map(Event::from));
         }
         Ok(())
     };
@@ -225,26 +216,13 @@ fn wrap(request: RequestUnion) -> WatchRequest {
     WatchRequest { request_union: Some(request) }
 }
 
-fn watched(event: &mvccpb::Event) -> WatchedEvent {
-    let kv = event.kv.as_ref().expect("every event has a key");
-    let event_now = match event.r#type() {
-        EventType::Put => Some(version(kv)),
-        EventType::Delete => None,
-    };
-    WatchedEvent {
-        event: Event {
-            revision: kv.mod_revision,
-            key: String::from_utf8_lossy(&kv.key).into_owned(),
-            now: event_now,
-        },
-        previous: event.prev_kv.as_ref().map(version),
-    }
-}
-
 /// How many events an answer has.
 pub(super) fn events_in(reply: &Reply) -> usize {
     match reply {
         Reply::Events(events) => events.len(),
-        Reply::Created { .. } | Reply::Progress { .. } | Reply::Cancelled { .. } => 0,
+        Reply::Created { .. }
+        | Reply::Progress { .. }
+        | Reply::Compacted { .. }
+        | Reply::Cancelled { .. } => 0,
     }
 }

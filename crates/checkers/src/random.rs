@@ -4,21 +4,21 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// A stream of random numbers: `SplitMix64`, which is small, fast and even enough for tests.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice {
+pub struct Dice {
     state: u64,
 }
 
 impl Dice {
     /// Another stream each time.
-    pub(crate) fn new() -> Self {
+    pub fn random() -> Self {
         Self::from_seed(RandomState::new().build_hasher().finish())
     }
 
-    pub(crate) fn from_seed(seed: u64) -> Self {
+    pub fn from_seed(seed: u64) -> Self {
         Dice { state: seed }
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,18 +27,23 @@ impl Dice {
     }
 
     /// A number from 0 up to, but without, `end`. The bias of the remainder does not matter for small ends.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
     }
 
     /// An index into something of this length.
-    pub(crate) fn index(&mut self, len: usize) -> usize {
+    pub fn index(&mut self, len: usize) -> usize {
         let len = u64::try_from(len).expect("a length fits into 64 bits");
         usize::try_from(self.below(len)).expect("below a length")
     }
 
+    /// True in one of `times` cases.
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
     /// True in `percent` of 100 cases.
-    pub(crate) fn chance(&mut self, percent: u8) -> bool {
+    pub fn chance(&mut self, percent: u8) -> bool {
         self.below(100) < u64::from(percent)
     }
 }
@@ -49,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_stream() {
-        let take = |mut dice: Dice| std::iter::repeat_with(move || dice.next()).take(8);
+        let take = |mut dice: Dice| std::iter::repeat_with(move || dice.number()).take(8);
         assert!(take(Dice::from_seed(7)).eq(take(Dice::from_seed(7))));
         assert!(!take(Dice::from_seed(7)).eq(take(Dice::from_seed(8))));
     }

@@ -10,12 +10,15 @@
 //!   watch        did each watcher see exactly its part of it, in order and once?
 //! ```
 //!
-//! The members' timelines must be equal, so no member tells a history of its own.
+//! The members' timelines must be equal, so no member tells a history of its own. Histories come from real processes
+//! (`testkit`) and from the simulation (`sim`).
 //!
 //! A checker that accepts everything would go unnoticed; the tests beside each feed it histories that are wrong in one
 //! way, and compare the verdict on operations with a search over all orders.
 
+pub mod history;
 mod operations;
+mod random;
 mod timeline;
 mod watch;
 
@@ -23,10 +26,11 @@ mod watch;
 mod samples;
 
 pub use operations::check_operations;
+pub use random::Dice;
 pub use timeline::{Event, Timeline};
 pub use watch::{Filter, Reply, Session, Trace, WatchedEvent, check_watch};
 
-use crate::history::{Record, Version};
+use history::{Record, Version};
 
 /// What should not have happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +50,8 @@ pub enum Violation {
     UnexplainedWrite { revision: i64, events: Vec<Event> },
     #[error("read of what was not there, which was {expected:?}: {record:?}")]
     WrongRead { record: Box<Record>, expected: Option<Version> },
+    #[error("the lease was over, but it still has keys: {0:?}")]
+    KeptKeys(Box<Record>),
     #[error("condition was judged wrongly, the key was at {actual}: {record:?}")]
     WrongSwap { record: Box<Record>, actual: i64 },
     #[error(
@@ -73,8 +79,8 @@ pub enum Violation {
     WatchWrongPrevious {
         watcher: usize,
         event: Box<Event>,
-        expected: Option<Version>,
-        told: Option<Version>,
+        expected: Option<Box<Version>>,
+        told: Option<Box<Version>>,
     },
     #[error("watcher {watcher} was cancelled: {reason:?}")]
     WatchCancelled { watcher: usize, reason: String },

@@ -2,33 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use super::Event;
+use crate::Dice;
+use crate::Event;
 use crate::history::{Answer, Op, Outcome, Record, Version};
-use crate::random::Dice;
 
-pub(super) fn put(revision: i64, key: &str, value: &str, created: i64, version: i64) -> Event {
+pub(crate) fn put(revision: i64, key: &str, value: &str, created: i64, version: i64) -> Event {
     let value = value.to_owned();
-    let now = Version { value, create_revision: created, mod_revision: revision, version };
+    let now =
+        Version { value, create_revision: created, mod_revision: revision, version, lease: 0 };
     Event { revision, key: key.to_owned(), now: Some(now) }
 }
 
-pub(super) fn delete(revision: i64, key: &str) -> Event {
+pub(crate) fn delete(revision: i64, key: &str) -> Event {
     Event { revision, key: key.to_owned(), now: None }
 }
 
 /// The plainest store that can be: all states of all revisions.
 #[derive(Debug, Clone)]
-pub(super) struct Model {
-    pub(super) events: Vec<Event>,
+pub(crate) struct Model {
+    pub(crate) events: Vec<Event>,
     states: Vec<BTreeMap<String, Version>>,
 }
 
 impl Model {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Model { events: Vec::new(), states: vec![BTreeMap::new()] }
     }
 
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         i64::try_from(self.states.len()).unwrap()
     }
 
@@ -37,17 +38,17 @@ impl Model {
     }
 
     /// Carries out an operation; `lag` is how far behind the state of a serializable read is.
-    pub(super) fn apply(&mut self, op: &Op, lag: i64) -> Answer {
+    pub(crate) fn apply(&mut self, op: &Op, lag: i64) -> Answer {
         let lag = if matches!(op, Op::GetLocal { .. }) { lag } else { 0 };
         let revision = (self.revision() - lag).max(1);
         let found = self.state(revision).get(op.key()).cloned();
         let takes_effect = match op {
-            Op::Put { .. } | Op::PutBoth { .. } => true,
+            Op::Put { .. } | Op::PutLeased { .. } | Op::PutBoth { .. } => true,
             Op::Delete { .. } => found.is_some(),
             Op::Swap { expected, .. } => {
                 *expected == found.as_ref().map_or(0, |found| found.mod_revision)
             }
-            Op::Get { .. } | Op::GetLocal { .. } => false,
+            Op::Revoke { .. } | Op::Get { .. } | Op::GetLocal { .. } => false,
         };
         if !takes_effect {
             return Answer::Read { revision, found };
@@ -56,11 +57,12 @@ impl Model {
         let mut state = self.state(revision - 1).clone();
         for (key, value) in op.writes() {
             let before = state.remove(key);
-            let now = value.map(|value| Version {
+            let now = value.map(|(value, lease)| Version {
                 value: value.to_owned(),
                 create_revision: before.as_ref().map_or(revision, |old| old.create_revision),
                 mod_revision: revision,
                 version: before.as_ref().map_or(1, |old| old.version + 1),
+                lease,
             });
             if let Some(now) = &now {
                 state.insert(key.to_owned(), now.clone());
@@ -95,7 +97,7 @@ fn operation(dice: &mut Dice, number: usize, model: &Model) -> Op {
 
 /// A right history of so many operations, by clients whose calls overlap. Some writes have no answer, half of those
 /// take effect.
-pub(super) fn history(dice: &mut Dice, len: usize) -> (Vec<Record>, Vec<Event>) {
+pub(crate) fn history(dice: &mut Dice, len: usize) -> (Vec<Record>, Vec<Event>) {
     let mut model = Model::new();
     let mut records = Vec::new();
     for number in 0..len {

@@ -1,9 +1,9 @@
 //! The checker accepts right histories, refuses wrong ones, and agrees with a search over all orders.
 
-use super::super::samples::{Model, history};
 use super::*;
+use crate::Dice;
 use crate::history::Version;
-use crate::random::Dice;
+use crate::samples::{Model, history};
 
 fn check(records: &[Record], events: &[Event]) -> Vec<Violation> {
     match Timeline::new(events.to_vec()) {
@@ -182,6 +182,44 @@ fn a_condition_that_was_judged_wrongly_is_found() {
     assert!(matches!(violations[..], [Violation::WrongSwap { actual: 2, .. }]), "{violations:?}");
 }
 
+/// A key under a lease, a free one, and the end of the lease.
+fn leased(outcome: Outcome) -> (Vec<Record>, Vec<Event>) {
+    let leased = Op::PutLeased { key: "a".to_owned(), value: "1".to_owned(), lease: 7 };
+    let mut first = put("", "", 0, 10, 2);
+    first.op = leased;
+    let free = put("b", "2", 20, 30, 3);
+    let end = Record { op: Op::Revoke { lease: 7 }, outcome, ..put("", "", 40, 50, 4) };
+    let delete = Op::Delete { key: "a".to_owned() };
+    let model = store(&[&first, &free, &Record { op: delete, ..end.clone() }]);
+    (vec![first, free, end], model.events)
+}
+
+#[test]
+fn the_end_of_a_lease_takes_its_keys() {
+    let revoked = |revision| Outcome::Ok(Answer::Revoked { revision });
+    let (records, events) = leased(revoked(4));
+    assert_eq!(check(&records, &events), []);
+    assert!(matches!(check(&records, &events[..2])[..], [Violation::KeptKeys(_)]));
+    let (records, events) = leased(Outcome::Unknown("nobody waits".to_owned()));
+    assert_eq!(check(&records, &events), []);
+    assert_eq!(check(&records, &events[..2]), [], "it may come later");
+    let unexplained = check(&records[..2], &events);
+    assert!(matches!(unexplained[..], [Violation::UnexplainedWrite { revision: 4, .. }]));
+    // The other key is not its own.
+    let (records, mut events) = leased(revoked(4));
+    events[2].key = "b".to_owned();
+    assert!(!check(&records, &events).is_empty());
+}
+
+#[test]
+fn a_deletion_or_the_end_of_a_lease_explain_a_revision() {
+    let (mut records, events) = leased(Outcome::Ok(Answer::Revoked { revision: 4 }));
+    let delete = Op::Delete { key: "a".to_owned() };
+    records.push(unanswered(Record { op: delete, ..put("", "", 32, 34, 4) }));
+    records.push(get("a", 36, 38, 4, None));
+    assert_eq!(check(&records, &events), [], "the deletion came first, the lease had no keys");
+}
+
 #[test]
 fn the_verdict_is_that_of_a_search_over_all_orders() {
     let mut dice = Dice::from_seed(2);
@@ -227,7 +265,7 @@ fn disturb(dice: &mut Dice, records: &mut [Record], events: &mut Vec<Event>) {
             Outcome::Ok(Answer::Written { revision } | Answer::Read { revision, .. }) => {
                 *revision = (*revision + 1 - i64::from(dice.chance(50)) * 2).max(1);
             }
-            Outcome::Failed(_) | Outcome::Unknown(_) => {}
+            Outcome::Ok(Answer::Revoked { .. }) | Outcome::Failed(_) | Outcome::Unknown(_) => {}
         },
         3 => {
             let outcome = records[other].outcome.clone();

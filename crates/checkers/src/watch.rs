@@ -9,8 +9,11 @@
 //! - *bookmarkable*: progress to a revision comes after all events up to it, never falls, and no such event comes later;
 //! - the previous version, if asked for, is the one before the revision of the event.
 
-use super::{Event, Timeline, Violation};
+use retcd_api::etcdserverpb::WatchResponse;
+use retcd_api::mvccpb;
+
 use crate::history::Version;
+use crate::{Event, Timeline, Violation};
 
 /// Everything that one watcher asked for and was told.
 #[derive(Debug, Clone)]
@@ -48,10 +51,37 @@ pub struct Session {
 /// An answer on a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    Created { revision: i64 },
+    Created {
+        revision: i64,
+    },
     Events(Vec<WatchedEvent>),
-    Progress { revision: i64 },
-    Cancelled { reason: String },
+    Progress {
+        revision: i64,
+    },
+    /// History before this revision is gone, so the watcher has missed something, and goes on from there.
+    Compacted {
+        revision: i64,
+    },
+    Cancelled {
+        reason: String,
+    },
+}
+
+impl From<&WatchResponse> for Reply {
+    fn from(response: &WatchResponse) -> Self {
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        if response.compact_revision != 0 {
+            Reply::Compacted { revision: response.compact_revision }
+        } else if response.canceled {
+            Reply::Cancelled { reason: response.cancel_reason.clone() }
+        } else if response.created {
+            Reply::Created { revision }
+        } else if response.events.is_empty() {
+            Reply::Progress { revision }
+        } else {
+            Reply::Events(response.events.iter().map(WatchedEvent::from).collect())
+        }
+    }
 }
 
 /// An event as a watcher sees it.
@@ -59,6 +89,12 @@ pub enum Reply {
 pub struct WatchedEvent {
     pub event: Event,
     pub previous: Option<Version>,
+}
+
+impl From<&mvccpb::Event> for WatchedEvent {
+    fn from(event: &mvccpb::Event) -> Self {
+        WatchedEvent { event: event.into(), previous: event.prev_kv.as_ref().map(Version::from) }
+    }
 }
 
 /// Checks what a watcher saw against the history. What it saw beyond the end of the history is not judged.
@@ -101,12 +137,25 @@ impl Check<'_> {
                 }
                 Reply::Events(events) => self.events(events, &mut seen),
                 Reply::Progress { revision } => self.progress(*revision, &mut seen),
+                Reply::Compacted { revision } => self.compacted(*revision),
                 Reply::Cancelled { reason } => {
                     let (watcher, reason) = (self.trace.watcher, reason.clone());
                     self.violations.push(Violation::WatchCancelled { watcher, reason });
                 }
             }
         }
+    }
+
+    /// Only a watcher that is behind a compaction that there was may be told of it.
+    fn compacted(&mut self, revision: i64) {
+        let is_behind = self.next.is_some_and(|next| next < revision);
+        if !is_behind || revision > self.timeline.compacted() {
+            let watcher = self.trace.watcher;
+            let reason =
+                format!("compacted at {revision}, while the watcher was at {:?}", self.next);
+            self.violations.push(Violation::WatchCancelled { watcher, reason });
+        }
+        self.next = self.next.max(Some(revision));
     }
 
     fn events(&mut self, events: &[WatchedEvent], seen: &mut Seen) {
@@ -173,12 +222,13 @@ impl Check<'_> {
         let is_known = event.revision <= self.timeline.last();
         let expected = self.timeline.version_at(&event.key, event.revision - 1);
         let expected = expected.filter(|_| self.trace.wants_previous);
-        if is_known && expected != told {
+        let is_forgotten = told.is_none() && event.revision <= self.timeline.compacted();
+        if is_known && expected != told && !is_forgotten {
             self.violations.push(Violation::WatchWrongPrevious {
                 watcher: self.trace.watcher,
                 event: Box::new(event.clone()),
-                expected: expected.cloned(),
-                told: told.cloned(),
+                expected: expected.cloned().map(Box::new),
+                told: told.cloned().map(Box::new),
             });
         }
     }

@@ -12,8 +12,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Event, Timeline, Violation};
-use crate::history::{Answer, Op, Outcome, Record};
+use crate::history::{Answer, Op, Outcome, Record, Written};
+use crate::{Event, Timeline, Violation};
 
 /// Checks operations against the history, which must reach beyond the last answer.
 pub fn check_operations(records: &[Record], timeline: &Timeline) -> Vec<Violation> {
@@ -33,7 +33,7 @@ struct Check<'a> {
 }
 
 /// What a write leaves, in the order of its operations.
-type Contents<'a> = Vec<(&'a str, Option<&'a str>)>;
+type Contents<'a> = Vec<(&'a str, Written<'a>)>;
 
 impl<'a> Check<'a> {
     fn place(&mut self, record: &'a Record) {
@@ -52,15 +52,16 @@ impl<'a> Check<'a> {
                 let should_have_written = match &record.op {
                     Op::Swap { expected, .. } => *expected == actual,
                     Op::Delete { .. } => found.is_some(),
-                    Op::Put { .. } | Op::PutBoth { .. } => true,
-                    Op::Get { .. } | Op::GetLocal { .. } => false,
+                    Op::Put { .. } | Op::PutLeased { .. } | Op::PutBoth { .. } => true,
+                    Op::Revoke { .. } | Op::Get { .. } | Op::GetLocal { .. } => false,
                 };
                 if should_have_written {
                     let record = Box::new(record.clone());
                     self.violations.push(Violation::WrongSwap { record, actual });
                 }
             }
-            Outcome::Failed(_) | Outcome::Unknown(_) => {}
+            // The end of a lease is placed when it is known which revisions are taken by others.
+            Outcome::Ok(Answer::Revoked { .. }) | Outcome::Failed(_) | Outcome::Unknown(_) => {}
         }
     }
 
@@ -80,10 +81,11 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Finds writers for the revisions that nobody was told of, among the writes without an answer.
+    /// Finds writers for the revisions that nobody was told of: ends of leases, and writes without an answer.
     ///
-    /// Values are unique, so only deletions of one key leave a choice. Taking the one that was called first for the
-    /// first such revision is never wrong: none of them has returned, so time only asks that it was called early.
+    /// Values are unique, so only deletions leave a choice. Among those of one key, taking the one that was called first
+    /// for the first such revision is never wrong: none of them has returned, so time only asks that it was called early.
+    /// A revision that may be the end of a lease as well as such a deletion is taken for either.
     fn explain_the_rest(&mut self, records: &'a [Record]) {
         let mut unanswered: HashMap<Contents<'a>, Vec<&'a Record>> = HashMap::new();
         for record in records {
@@ -95,13 +97,20 @@ impl<'a> Check<'a> {
             // Taken from the end.
             candidates.sort_by_key(|record| std::cmp::Reverse(record.called));
         }
+        let ends = self.place_ends(records);
         for revision in self.revisions() {
             if self.writers.contains_key(&revision) {
                 continue;
             }
             let events = self.timeline.at(revision);
-            let candidates = unanswered.get_mut(&contents(events));
-            let Some(record) = candidates.and_then(Vec::pop) else {
+            let candidates = unanswered.get_mut(&contents(events)).filter(|list| !list.is_empty());
+            let record = match (ends.get(&revision), candidates) {
+                (Some(_), Some(_)) => continue,
+                (Some(end), None) => Some(*end),
+                (None, Some(candidates)) => candidates.pop(),
+                (None, None) => None,
+            };
+            let Some(record) = record else {
                 let events = events.to_vec();
                 self.violations.push(Violation::UnexplainedWrite { revision, events });
                 continue;
@@ -114,6 +123,39 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Who may have ended a lease, by the revision that deletes its keys. A lease ends once, so whoever was called first
+    /// may have done it, unless somebody was told that very revision.
+    fn place_ends(&mut self, records: &'a [Record]) -> BTreeMap<i64, &'a Record> {
+        let mut ends: BTreeMap<i64, &'a Record> = BTreeMap::new();
+        let mut callers: HashMap<i64, &'a Record> = HashMap::new();
+        for record in records {
+            let Op::Revoke { lease } = record.op else { continue };
+            match &record.outcome {
+                Outcome::Ok(Answer::Revoked { revision }) => {
+                    if self.timeline.is_end_of(lease, *revision) {
+                        ends.insert(*revision, record);
+                    } else if self.timeline.has_keys(lease, *revision) {
+                        self.violations.push(Violation::KeptKeys(Box::new(record.clone())));
+                    }
+                }
+                Outcome::Unknown(_) => {
+                    let first = callers.entry(lease).or_insert(record);
+                    if record.called < first.called {
+                        *first = record;
+                    }
+                }
+                Outcome::Ok(_) | Outcome::Failed(_) => {}
+            }
+        }
+        for revision in self.revisions() {
+            let lease = self.timeline.lease_that_ends(revision);
+            if let Some(caller) = lease.and_then(|lease| callers.get(&lease)) {
+                ends.entry(revision).or_insert(caller);
+            }
+        }
+        ends
+    }
+
     fn revisions(&self) -> impl Iterator<Item = i64> + use<> {
         2..=self.timeline.last()
     }
@@ -122,7 +164,12 @@ impl<'a> Check<'a> {
     fn order(&mut self, records: &'a [Record]) {
         let mut reads: BTreeMap<i64, Vec<&'a Record>> = BTreeMap::new();
         for record in records {
-            if let Outcome::Ok(Answer::Read { revision, .. }) = &record.outcome {
+            let Outcome::Ok(Answer::Read { revision, .. } | Answer::Revoked { revision }) =
+                &record.outcome
+            else {
+                continue;
+            };
+            if self.writers.get(revision).is_none_or(|writer| !std::ptr::eq(*writer, record)) {
                 reads.entry(*revision).or_default().push(record);
             }
         }
@@ -158,7 +205,7 @@ impl<'a> Check<'a> {
 fn contents(events: &[Event]) -> Contents<'_> {
     let mut contents = Vec::with_capacity(events.len());
     for Event { key, now, .. } in events {
-        contents.push((key.as_str(), now.as_ref().map(|now| now.value.as_str())));
+        contents.push((key.as_str(), now.as_ref().map(|now| (now.value.as_str(), now.lease))));
     }
     contents
 }

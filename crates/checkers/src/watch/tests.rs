@@ -1,8 +1,8 @@
 //! The checker accepts what a right watcher sees, and refuses each way of seeing something else.
 
-use super::super::samples::history;
 use super::*;
-use crate::random::Dice;
+use crate::Dice;
+use crate::samples::history;
 
 /// What a watcher sees of a history: answers of one or more whole revisions, progress now and then, and a new session
 /// now and then.
@@ -277,6 +277,7 @@ fn a_wrong_previous_version_is_found() {
                             create_revision: 1,
                             mod_revision: 1,
                             version: 1,
+                            lease: 0,
                         }),
                     };
                 },
@@ -349,4 +350,30 @@ fn a_cancelled_watch_is_found() {
         },
         |violation| matches!(violation, Violation::WatchCancelled { .. }),
     );
+}
+
+#[test]
+fn a_compaction_excuses_who_was_behind_it_and_nobody_else() {
+    let mut dice = Dice::from_seed(3);
+    let mut timeline = Timeline::new(history(&mut dice, 60).1).unwrap();
+    let last = timeline.last();
+    let session = |start_revision, told| Session {
+        start_revision,
+        replies: vec![Reply::Compacted { revision: told }],
+    };
+    let trace = |sessions| Trace {
+        watcher: 0,
+        filter: Filter::Prefix(String::new()),
+        wants_previous: false,
+        sessions,
+    };
+    let is_refused = |violations: &[Violation]| {
+        violations.iter().any(|violation| matches!(violation, Violation::WatchCancelled { .. }))
+    };
+    let behind = trace(vec![session(2, last + 1)]);
+    assert!(is_refused(&check_watch(&behind, &timeline)), "there was no compaction");
+    timeline.compact(last + 1);
+    assert_eq!(check_watch(&behind, &timeline), []);
+    let fresh = trace(vec![session(last + 1, last + 1)]);
+    assert!(is_refused(&check_watch(&fresh, &timeline)), "it has missed nothing");
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Violation;
+use retcd_api::mvccpb;
+use retcd_api::mvccpb::event::EventType;
+
+use crate::Violation;
 use crate::history::Version;
 
 /// A change of one key.
@@ -14,6 +17,20 @@ pub struct Event {
     pub now: Option<Version>,
 }
 
+impl From<&mvccpb::Event> for Event {
+    fn from(event: &mvccpb::Event) -> Self {
+        let kv = event.kv.as_ref().expect("every event has a key");
+        Event {
+            revision: kv.mod_revision,
+            key: String::from_utf8_lossy(&kv.key).into_owned(),
+            now: match event.r#type() {
+                EventType::Put => Some(kv.into()),
+                EventType::Delete => None,
+            },
+        }
+    }
+}
+
 /// All changes from the first on, without a gap.
 #[derive(Debug, Clone, Default)]
 pub struct Timeline {
@@ -21,6 +38,7 @@ pub struct Timeline {
     revisions: Vec<Vec<Event>>,
     /// What each change of a key left, by revision.
     keys: BTreeMap<String, BTreeMap<i64, Option<Version>>>,
+    compacted: i64,
 }
 
 /// The revision of a store that was never written.
@@ -40,7 +58,11 @@ impl Timeline {
         Ok(timeline)
     }
 
-    fn push(&mut self, event: Event) -> Result<(), Violation> {
+    /// Adds what comes next.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn push(&mut self, event: Event) -> Result<(), Violation> {
         let last = self.last();
         if event.revision == last + 1 {
             self.revisions.push(Vec::new());
@@ -75,6 +97,48 @@ impl Timeline {
         version.as_ref()
     }
 
+    /// All keys as they were once `revision` was complete, in order.
+    pub fn state_at(&self, revision: i64) -> impl Iterator<Item = (&str, &Version)> {
+        let version = move |key: &str| self.version_at(key, revision);
+        self.keys.keys().filter_map(move |key| Some((key.as_str(), version(key)?)))
+    }
+
+    /// Notes a compaction: members may have forgotten how keys were before.
+    pub fn compact(&mut self, revision: i64) {
+        self.compacted = self.compacted.max(revision);
+    }
+
+    /// The last compaction, 0 without one.
+    pub fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub fn has_keys(&self, lease: i64, revision: i64) -> bool {
+        self.state_at(revision).any(|(_, version)| version.lease == lease)
+    }
+
+    /// Whether `revision` may be the end of this lease: it deletes all of its keys, in order, and nothing else, and no key
+    /// is tied to the lease later.
+    pub fn is_end_of(&self, lease: i64, revision: i64) -> bool {
+        let before = self.state_at(revision - 1);
+        let keys = before.filter(|(_, version)| version.lease == lease).map(|(key, _)| (key, true));
+        let events = self.at(revision);
+        let is_tied = |version: &Option<Version>| {
+            version.as_ref().is_some_and(|version| version.lease == lease)
+        };
+        let mut later = self.keys.values().flat_map(|versions| versions.range(revision..));
+        !events.is_empty()
+            && !later.any(|(_, version)| is_tied(version))
+            && events.iter().map(|event| (event.key.as_str(), event.now.is_none())).eq(keys)
+    }
+
+    /// The lease whose end `revision` may be.
+    pub fn lease_that_ends(&self, revision: i64) -> Option<i64> {
+        let event = self.at(revision).first()?;
+        let lease = self.version_at(&event.key, revision - 1)?.lease;
+        (lease != 0 && self.is_end_of(lease, revision)).then_some(lease)
+    }
+
     /// The events of these revisions, in order.
     pub fn between(&self, first: i64, last: i64) -> impl Iterator<Item = &Event> {
         let first = first.max(EMPTY + 1);
@@ -101,8 +165,8 @@ fn follows(event: &Event, before: Option<&Version>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{delete, put};
     use super::*;
+    use crate::samples::{delete, put};
 
     #[test]
     fn a_history_is_asked_for_any_revision() {
