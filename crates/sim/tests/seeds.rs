@@ -29,7 +29,7 @@ fn clusters_survive_everything() {
         return;
     }
     let first = from_environment("SIM_FIRST").unwrap_or(0);
-    let seeds = from_environment("SIM_SEEDS").unwrap_or(200);
+    let seeds = from_environment("SIM_SEEDS").unwrap_or(300);
     let mut sum = Counts::default();
     for seed in first..first + seeds {
         let Counts {

@@ -131,9 +131,8 @@ impl Watcher {
         let Some(session) = self.trace.sessions.last_mut() else { return };
         let reply = Reply::from(reply);
         let next = match &reply {
-            Reply::Cancelled { .. } | Reply::Compacted { .. } => self.next,
             Reply::Created { revision } if self.next == 0 => revision + 1,
-            Reply::Created { .. } => self.next,
+            Reply::Created { .. } | Reply::Cancelled { .. } | Reply::Compacted { .. } => self.next,
             Reply::Progress { revision } => revision + 1,
             Reply::Events(events) => events.last().map_or(0, |last| last.event.revision) + 1,
         };
