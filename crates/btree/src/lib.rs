@@ -27,7 +27,7 @@
 //!
 //! **Why it is small.** The common prefix is stored once per node, suffixes lie in one buffer, arrays grow in
 //! small steps, and a run of ascending inserts leaves full leaves behind. With a million keys of 43 bytes
-//! and a record of 32 bytes on a shared two-core machine (`cargo run --release --example measure`):
+//! and a record of 32 bytes on a shared two-core machine (`cargo run --release --example index_costs`):
 //!
 //! | ns, random order   | this tree  | `BTreeMap<Box<[u8]>, V>` |
 //! |--------------------|------------|--------------------------|

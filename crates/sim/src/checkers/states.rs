@@ -32,6 +32,7 @@ struct State {
     revision: i64,
     compacted: i64,
     keys: u64,
+    live_bytes: u64,
     hash: Option<u32>,
     /// With their stored remainders, and keys.
     leases: Vec<(i64, i64, i64, Vec<Vec<u8>>)>,
@@ -45,10 +46,12 @@ impl State {
         let hash = index
             .is_multiple_of(HASH_INTERVAL)
             .then(|| reader.hash_kv(0).expect("the present revision can be hashed").hash);
+        let census = reader.census();
         State {
             revision: reader.revision(),
             compacted: reader.compacted_revision(),
-            keys: reader.keys(),
+            keys: census.live_versions,
+            live_bytes: census.live_bytes,
             hash,
             leases: leases(reader),
             members: reader.members(),

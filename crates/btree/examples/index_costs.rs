@@ -1,6 +1,6 @@
 //! Measures the tree beside `BTreeMap<Box<[u8]>, V>`: a million keys of 43 bytes, a record of 32 bytes.
 //!
-//!     cargo run --release -p retcd-btree --example measure [keys]
+//!     cargo run --release -p retcd-btree --example index_costs [keys]
 //!
 //! Each map runs in a process of its own, so that the resident size tells what it takes.
 #![allow(clippy::print_stdout, reason = "printing figures is what it is for")]
