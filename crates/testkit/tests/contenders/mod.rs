@@ -45,13 +45,22 @@ impl Fixture {
 
     /// Waits until so many keys begin with `prefix`.
     pub(crate) async fn queue_of(&self, prefix: &str, len: usize) -> Vec<KeyValue> {
+        self.queue_when(prefix, |queue| queue.len() == len).await
+    }
+
+    /// Waits until the keys that begin with `prefix` are as they should be.
+    pub(crate) async fn queue_when(
+        &self,
+        prefix: &str,
+        is_right: impl Fn(&[KeyValue]) -> bool,
+    ) -> Vec<KeyValue> {
         let deadline = Instant::now() + SOON;
         loop {
             let queue = self.queue(prefix).await;
-            if queue.len() == len {
+            if is_right(&queue) {
                 return queue;
             }
-            assert!(Instant::now() < deadline, "{prefix} never had {len} keys, now {queue:?}");
+            assert!(Instant::now() < deadline, "{prefix} never came right, now {queue:?}");
         }
     }
 
