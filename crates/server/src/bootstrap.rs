@@ -107,7 +107,9 @@ pub(crate) fn boot(
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let dir = data_dir.layout().wal_dir();
     let snapshots = Snapshots::new(fs.clone(), &data_dir.layout().snap_dir());
-    let start = if wal::exists(fs.as_ref(), &dir) {
+    let is_initialized = wal::exists(fs.as_ref(), &dir);
+    config.log_start(is_initialized);
+    let start = if is_initialized {
         restart(config, fs, &dir, &snapshots, runtime)?
     } else {
         let config = runtime.block_on(with_members(config))?;

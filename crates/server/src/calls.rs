@@ -3,6 +3,7 @@
 //! gRPC and the JSON gateway use this alike, so a call looks the same whichever way it came. A call that its client
 //! gives up is dropped somewhere on its way: then it ends as canceled.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +15,7 @@ use retcd_api::error::{Code, RpcError};
 
 use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, Metadata};
 use crate::metrics::{Metrics, RequestKind, is_read_only_txn, timeline};
-use crate::services::{self, Answer, Kind, Rpc, Services};
+use crate::services::{self, Answer, Kind, Rpc, Services, slow};
 use crate::traces::Traced;
 
 /// A call under way. `S` is a reference for the duration of a unary call; a stream owns its part.
@@ -125,8 +126,24 @@ impl<S: Deref<Target = Services>> Drop for Call<S> {
     }
 }
 
-/// Does what a unary call asks for. Of a sampled one it is noted what it sends into the log.
+/// Does what a unary call asks for. A slow one is logged; `remote` is who asked.
 pub(crate) async fn carry_out(
+    call: &mut Call<&Services>,
+    metadata: &Metadata,
+    message: Bytes,
+    remote: Option<SocketAddr>,
+) -> Result<Answer, RpcError> {
+    let request = message.clone();
+    let outcome = carry_out_traced(call, metadata, message).await;
+    let took = call.started.elapsed();
+    if took > call.services.config.warning_unary_request_duration {
+        slow::warn(call.rpc, took, remote, &request, &outcome);
+    }
+    outcome
+}
+
+/// Of a sampled call it is noted what it sends into the log.
+async fn carry_out_traced(
     call: &mut Call<&Services>,
     metadata: &Metadata,
     message: Bytes,

@@ -4,7 +4,7 @@
 //! format has the same separated by tabs. Events come through `tracing`. A field's underscores become dashes
 //! (`member_id` prints as `member-id`), which is how etcd spells all its fields; a name that needs more is
 //! quoted at the event (`"start time" = …`). Numbers and booleans keep their type, errors and durations are
-//! texts, [`strings`] makes a list.
+//! texts, [`strings`] makes a list, and a [`FieldList`] stands for any number of fields.
 //!
 //! A disabled event costs one load: levels are decided once per call site. Libraries speak only from *warn* on.
 
@@ -129,20 +129,89 @@ pub fn install(settings: &Settings) -> Result<(), Error> {
 
 /// A list of texts as a field: `urls = %logging::strings(&urls)`.
 pub fn strings<T: AsRef<str>>(texts: &[T]) -> impl fmt::Display {
-    let mut json = String::from("[");
-    for (index, text) in texts.iter().enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        push_quoted(&mut json, text.as_ref());
-    }
-    json.push(']');
+    let mut json = String::new();
+    push_list(&mut json, texts);
     Raw(json)
 }
 
 /// A duration as Go prints it: `took = %logging::took(duration)`.
 pub fn took(duration: Duration) -> impl fmt::Display {
     crate::config::duration::display(duration)
+}
+
+/// Bytes for a reader of logs: `83 MB`, `1.5 GB`.
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let exponent = bytes.ilog(1000) as usize;
+    let value = bytes as f64 / 1000_f64.powi(i32::try_from(exponent).unwrap_or_default());
+    let value = (value * 10.0).round() / 10.0;
+    let digits = usize::from(value < 10.0);
+    format!("{value:.digits$} {}", UNITS[exponent])
+}
+
+/// Many fields, or such whose names are known at run time only: `fields = %list`. They stand in the line like others.
+#[derive(Default)]
+pub(crate) struct FieldList(String);
+
+impl FieldList {
+    /// A number or a boolean.
+    pub(crate) fn add(&mut self, name: &str, value: impl Scalar) {
+        self.name(name);
+        push(&mut self.0, value);
+    }
+
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        push_quoted(&mut self.0, value);
+    }
+
+    pub(crate) fn duration(&mut self, name: &str, value: Duration) {
+        self.text(name, &took(value).to_string());
+    }
+
+    pub(crate) fn list<T: AsRef<str>>(&mut self, name: &str, values: &[T]) {
+        self.name(name);
+        push_list(&mut self.0, values);
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.0.is_empty() {
+            self.0.push('{');
+        } else {
+            self.0.extend([',', GAP]);
+        }
+        push_quoted(&mut self.0, name);
+        self.0.extend([':', GAP]);
+    }
+}
+
+impl fmt::Display for FieldList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{RAW_MARK}{}}}", if self.0.is_empty() { "{" } else { &self.0 })
+    }
+}
+
+/// White space to JSON, and in no text as it is; becomes a space where the format wants one.
+const GAP: char = '\r';
+
+/// Prints as JSON as it is.
+pub(crate) trait Scalar: fmt::Display {}
+impl Scalar for bool {}
+impl Scalar for i32 {}
+impl Scalar for i64 {}
+impl Scalar for u32 {}
+impl Scalar for u64 {}
+impl Scalar for usize {}
+
+/// A moment, as the lines have theirs.
+pub(crate) fn time(time: SystemTime) -> String {
+    let mut text = String::new();
+    push_time(&mut text, time);
+    text
 }
 
 /// JSON that shall not be quoted again. The mark in front tells the layer, which trusts it only after a check.
@@ -354,24 +423,38 @@ impl Fields {
             self.message.clear();
             return value(&mut self.message);
         }
-        if !self.json.is_empty() {
-            self.json.push_str(if self.spaced { ", " } else { "," });
-        }
+        self.separate();
         self.json.push('"');
         push_escaped(&mut self.json, field.name(), |c| if c == '_' { '-' } else { c });
         self.json.push_str(if self.spaced { "\": " } else { "\":" });
         value(&mut self.json);
     }
 
+    fn separate(&mut self) {
+        if !self.json.is_empty() {
+            self.json.push_str(if self.spaced { ", " } else { "," });
+        }
+    }
+
     fn push_text(&mut self, field: &Field, text: &str) {
-        let is_message = field.name() == "message";
-        self.push(field, |json| match text.strip_prefix(RAW_MARK) {
-            _ if is_message => json.push_str(text),
-            Some(raw) if serde_json::from_str::<serde::de::IgnoredAny>(raw).is_ok() => {
-                json.push_str(raw);
+        let is_json = |raw: &&str| serde_json::from_str::<serde::de::IgnoredAny>(raw).is_ok();
+        let raw = text.strip_prefix(RAW_MARK).filter(is_json);
+        match (field.name(), raw) {
+            ("message", _) => self.push(field, |json| json.push_str(text)),
+            ("fields", Some(object)) if object.starts_with('{') => {
+                let members = &object[1..object.len() - 1];
+                if !members.is_empty() {
+                    self.separate();
+                    let gap = if self.spaced { " " } else { "" };
+                    members.split(GAP).enumerate().for_each(|(place, part)| {
+                        self.json.push_str(if place > 0 { gap } else { "" });
+                        self.json.push_str(part);
+                    });
+                }
             }
-            _ => push_quoted(json, text),
-        });
+            (_, Some(raw)) => self.push(field, |json| json.push_str(raw)),
+            (_, None) => self.push(field, |json| push_quoted(json, text)),
+        }
     }
 }
 
@@ -420,6 +503,17 @@ impl Visit for Fields {
 
 fn push(json: &mut String, value: impl fmt::Display) {
     let _ = write!(json, "{value}");
+}
+
+fn push_list<T: AsRef<str>>(json: &mut String, texts: &[T]) {
+    json.push('[');
+    for (index, text) in texts.iter().enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        push_quoted(json, text.as_ref());
+    }
+    json.push(']');
 }
 
 fn push_quoted(json: &mut String, text: &str) {
@@ -499,6 +593,15 @@ mod tests {
     }
 
     #[test]
+    fn sizes_read_as_in_etcds_logs() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(999), "999 B");
+        assert_eq!(size(20_480), "20 kB");
+        assert_eq!(size(1_540_000_000), "1.5 GB");
+        assert_eq!(size(82_854_982), "83 MB");
+    }
+
+    #[test]
     fn console_has_tabs() {
         let lines = logged(Level::Info, Format::Console, || {
             tracing::warn!(path = "x", count = 2, "slow fdatasync");
@@ -512,6 +615,25 @@ mod tests {
                 "T\terror\tserver/logging.rs:N\tbare"
             ]
         );
+    }
+
+    #[test]
+    fn a_list_of_fields_stands_among_the_others() {
+        let mut list = FieldList::default();
+        list.text("member-dir", "d/\r");
+        list.add("max-wals", 5);
+        list.list("cors", &["*"]);
+        list.duration("election-timeout", Duration::from_secs(1));
+        let work = || {
+            tracing::info!(name = "n", fields = %list, "starting an etcd server");
+            tracing::info!(fields = %FieldList::default(), "m");
+        };
+        let json = logged(Level::Info, Format::Json, work);
+        let members = "\"msg\":\"starting an etcd server\",\"name\":\"n\",\"member-dir\":\"d/\\r\",\
+                       \"max-wals\":5,\"cors\":[\"*\"],\"election-timeout\":\"1s\"}\n";
+        assert!(json.contains(members) && json.ends_with("\"msg\":\"m\"}\n"), "{json}");
+        let console = logged(Level::Info, Format::Console, work);
+        assert!(console.contains("{\"name\": \"n\", \"member-dir\": \"d/\\r\", \"max-wals\": 5, "));
     }
 
     #[test]

@@ -125,7 +125,7 @@ metrics! {
     network_client_grpc_received_bytes_total: Counter = one(), "etcd_network_client_grpc_received_bytes_total", "Bytes of gRPC requests from clients.";
     network_client_grpc_sent_bytes_total: Counter = one(), "etcd_network_client_grpc_sent_bytes_total", "Bytes of gRPC answers to clients.";
     network_disconnected_peers_total: CounterVec<2> = by(["Local", "Remote"]), "etcd_network_disconnected_peers_total", "Peer disconnects.";
-    network_known_peers: GaugeVec<2> = by(["Local", "Remote"]), "etcd_network_known_peers", "1 per known other member.";
+    network_known_peers: GaugeVec<2> = by(["Local", "Remote"]), "etcd_network_known_peers", "1 per member that is known, this one included.";
     network_peer_received_bytes_total: CounterVec<1> = by(["From"]), "etcd_network_peer_received_bytes_total", "Bytes from a peer.";
     network_peer_received_failures_total: CounterVec<1> = by(["From"]), "etcd_network_peer_received_failures_total", "Failed receives from a peer.";
     network_peer_round_trip_time_seconds: HistogramVec<1> = exp_by(["To"], 0.0001, 2.0, 16), "etcd_network_peer_round_trip_time_seconds", "Probe round trip to a peer.";

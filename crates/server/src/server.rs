@@ -29,6 +29,7 @@ use crate::bootstrap::{self, Boot};
 use crate::config::{AutoCompaction, Config, Gate};
 use crate::grpc::connection;
 use crate::http::Scope;
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::node::commit_loop::{self, CommitLoop};
 use crate::node::mailbox::Mailbox;
@@ -148,6 +149,9 @@ impl Member {
         let mut backend = None;
         let open = |snapshot: &walpb::Snapshot| {
             let opened = Arc::new(snapshot::recover(data_dir.layout(), snapshot)?);
+            if let Some(bytes) = config.bootstrap_defrag_threshold_bytes {
+                storage_loop::defragment_at_start(&opened, bytes)?;
+            }
             let machine = StateMachine::open(opened.clone(), state_machine_config(&config))?;
             // What the scan has touched of the file need not count as this process's memory.
             opened.trim_resident()?;
@@ -404,7 +408,13 @@ impl Member {
         self.propose_until_done(Request::ClusterMemberAttrSet, &publish.encode_to_vec()).await;
         tracing::info!(
             local_member_id = %format!("{:x}", node.member_id()),
+            local_member_attributes = %format!(
+                "{{Name:{} ClientURLs:[{}]}}",
+                self.config.name,
+                self.config.advertise_client_urls.to_strings().join(" ")
+            ),
             cluster_id = %format!("{:x}", node.cluster_id()),
+            publish_timeout = %logging::took(self.config.request_timeout()),
             "published local member to cluster through raft"
         );
         if node.is_sole_voter() && self.services.reader.cluster_version().is_none() {
@@ -507,10 +517,11 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
         connections.next = (connections.next + 1) % connections.handles.len();
         let (services, settings) = (connections.services.clone(), connections.settings.clone());
         let stop = connections.stop.clone();
+        let remote = socket.remote_addr();
         connections.tracker.spawn_on(
             async move {
                 if let Ok(stream) = socket.into_stream() {
-                    connection::serve(stream, services, settings, stop).await;
+                    connection::serve(stream, remote, services, settings, stop).await;
                 }
             },
             handle,

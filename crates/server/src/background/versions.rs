@@ -16,6 +16,8 @@ use crate::peer::client::Client;
 
 /// How often the leader asks.
 const INTERVAL: Duration = Duration::from_secs(4);
+/// How often it does while the version could be higher, but some member has not told its own.
+const RETRY: Duration = Duration::from_millis(500);
 /// How often a member looks whether it leads.
 const POLL: Duration = Duration::from_millis(100);
 const ASK_LIMIT: Duration = Duration::from_secs(1);
@@ -59,21 +61,27 @@ impl Minor {
 
 /// Keeps the cluster version true. Runs until it is dropped.
 pub(crate) async fn monitor_versions(node: NodeHandle, reader: Reader) {
-    let mut asked: Option<Instant> = None;
+    let mut due: Option<Instant> = None;
+    let mut told = reader.cluster_version();
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = node.term_began() => due = None,
+        }
+        tell(&node, &mut told, reader.cluster_version());
         // A member alone says it with its first words.
         if !node.is_leader() || node.is_sole_voter() && reader.cluster_version().is_none() {
-            asked = None;
+            due = None;
             continue;
         }
-        let is_due = asked.is_none_or(|asked| asked.elapsed() >= INTERVAL);
-        if !is_due {
+        if due.is_some_and(|due| Instant::now() < due) {
             continue;
         }
-        asked = Some(Instant::now());
         let lowest = lowest_version(&node, &reader.members()).await;
         let present = reader.cluster_version().as_deref().and_then(Minor::parse);
+        let may_rise = present < Minor::parse(CLUSTER_VERSION);
+        let wait = if lowest.is_none() && may_rise { RETRY } else { INTERVAL };
+        due = Some(Instant::now() + wait);
         let downgrade = reader.downgrade();
         let target = Minor::parse(&downgrade.target_version).filter(|_| downgrade.is_enabled);
         if let Some(version) = decide(present, lowest, target) {
@@ -81,13 +89,34 @@ pub(crate) async fn monitor_versions(node: NodeHandle, reader: Reader) {
         }
         if target.is_some() && target == lowest {
             tracing::info!(
-                target_version = downgrade.target_version,
+                cluster_version = downgrade.target_version,
                 "the cluster has been downgraded"
             );
             let done = membershippb::DowngradeInfoSetRequest { enabled: false, ver: String::new() };
             let _ = node.propose_as_leader(Request::DowngradeInfoSet, &done);
         }
     }
+}
+
+/// Logs a cluster version that is new, whoever has set it.
+fn tell(node: &NodeHandle, told: &mut Option<String>, version: Option<String>) {
+    let Some(now) = version.as_deref().filter(|_| version != *told) else { return };
+    let short = Minor::parse(now).map_or_else(|| now.to_owned(), Minor::short_text);
+    let cluster_id = format!("{:x}", node.cluster_id());
+    let local_member_id = format!("{:x}", node.member_id());
+    if let Some(from) = told.as_deref().and_then(Minor::parse) {
+        let from = from.short_text();
+        tracing::info!(cluster_id, local_member_id, from, to = short, "updated cluster version");
+    } else {
+        tracing::info!(
+            cluster_id,
+            local_member_id,
+            cluster_version = short,
+            "set initial cluster version"
+        );
+    }
+    tracing::info!(cluster_version = short, "cluster version is updated");
+    *told = version;
 }
 
 /// The next cluster version, if it changes.
@@ -114,9 +143,8 @@ async fn set_version(node: &NodeHandle, version: Minor) {
         Ok(pending) => pending.await.map(drop),
         Err(error) => Err(error),
     };
-    match outcome {
-        Ok(()) => tracing::info!(cluster_version = version.text(), "set cluster version"),
-        Err(error) => tracing::warn!(%error, "could not set the cluster version, trying again"),
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "could not set the cluster version, trying again");
     }
 }
 

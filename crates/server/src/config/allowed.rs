@@ -21,6 +21,12 @@ impl Allowed {
         self.names.is_none()
     }
 
+    /// Sorted; `*` alone when everything is allowed.
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.names.as_ref().map(|names| names.iter().map(String::as_str).collect());
+        names.unwrap_or_else(|| vec!["*"])
+    }
+
     pub fn contains(&self, name: &str) -> bool {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }
@@ -38,6 +44,7 @@ mod tests {
         }
         let allowed = Allowed::new(["a".to_owned(), "b".to_owned()]);
         assert!(!allowed.is_everything() && allowed.contains("b"));
+        assert_eq!(allowed.names(), ["a", "b"]);
         assert!(!allowed.contains("c") && !allowed.contains("*") && !allowed.contains(""));
     }
 }

@@ -109,6 +109,10 @@ pub(super) fn check(
         quota_backend_bytes,
         backend_batch_interval: or_millis(settings.duration("backend-batch-interval"), 1_000),
         backend_batch_limit: or(not_negative(&settings, "backend-batch-limit")?, 10_000),
+        bootstrap_defrag_threshold_bytes: Some(
+            settings.uint("bootstrap-defrag-threshold-megabytes").saturating_mul(1 << 20),
+        )
+        .filter(|bytes| *bytes > 0),
         auto_compaction,
         compaction_batch_limit: or(not_negative(&settings, "compaction-batch-limit")?, 1_000),
         compaction_sleep_interval: or_millis(settings.duration("compaction-sleep-interval"), 10),

@@ -53,7 +53,7 @@ pub enum Error {
     #[error("--advertise-client-urls is required when --listen-client-urls is set explicitly")]
     UnsetAdvertiseClientUrls,
     #[error(
-        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\", \"discovery-endpoints\" or \"discovery-srv\""
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
     )]
     ConflictingBootstrapFlags,
     #[error("both --discovery-token and --discovery-endpoints must be set")]

@@ -80,7 +80,9 @@ fn to_text(kind: Kind, node: &Node) -> Result<Option<String>, &'static str> {
     let text = match (kind, node) {
         (_, Node::Null) => return Ok(None),
         // A text may look like a number or a boolean without being quoted.
-        (Kind::Bool | Kind::Text | Kind::OneOf(_), Node::Bool(on)) => on.to_string(),
+        (Kind::Bool | Kind::Text | Kind::OneOf(_) | Kind::OneOfQuoted(_), Node::Bool(on)) => {
+            on.to_string()
+        }
         (Kind::Bool, _) => return Err("expected true or false"),
         (Kind::Int | Kind::Uint | Kind::Uint32, Node::Number(number)) if !number.is_f64() => {
             number.to_string()
@@ -93,7 +95,9 @@ fn to_text(kind: Kind, node: &Node) -> Result<Option<String>, &'static str> {
             words.ok_or("expected a list of texts")?.join(",")
         }
         (_, Node::String(text)) => text.clone(),
-        (Kind::Text | Kind::OneOf(_), Node::Number(number)) => number.to_string(),
+        (Kind::Text | Kind::OneOf(_) | Kind::OneOfQuoted(_), Node::Number(number)) => {
+            number.to_string()
+        }
         _ => return Err("expected a text"),
     };
     Ok(Some(text))

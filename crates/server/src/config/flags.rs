@@ -9,7 +9,9 @@ use Category::{
 };
 use Support::{NotYet, Ready};
 
-use super::value::Kind::{self, Bool, Duration, Gates, Int, List, OneOf, Text, Uint, Uint32, Urls};
+use super::value::Kind::{
+    self, Bool, Duration, Gates, Int, List, OneOf, OneOfQuoted, Text, Uint, Uint32, Urls,
+};
 use super::value::Value;
 
 /// A row of the table.
@@ -113,7 +115,7 @@ pub static FLAGS: &[Flag] = &[
     flag("pre-vote", "true", Bool, Clustering, "pre-vote", Ready, "raft pre-vote phase"),
     flag("auto-compaction-retention", "0", Text, Clustering, "auto-compaction-retention", Ready, "0 = off; periodic: duration, a bare integer is hours; revision: number of revisions kept"),
     flag("auto-compaction-mode", "periodic", Text, Clustering, "auto-compaction-mode", Ready, "how retention is read"),
-    flag("v2-deprecation", "write-only", OneOf(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), Clustering, "v2-deprecation", Ready, "accepted (write-only, write-only-skip-check, write-only-drop-data, gone) but ignored; warns; removal planned for 3.8"),
+    flag("v2-deprecation", "write-only", OneOfQuoted(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), Clustering, "v2-deprecation", Ready, "accepted (write-only, write-only-skip-check, write-only-drop-data, gone) but ignored; warns; removal planned for 3.8"),
     flag("cert-file", "", Text, Security, "client-transport-security.cert-file", TLS, "server certificate on client URLs"),
     flag("key-file", "", Text, Security, "client-transport-security.key-file", TLS, "key of cert-file"),
     flag("client-cert-auth", "false", Bool, Security, "client-transport-security.client-cert-auth", TLS, "require client certificates (and use CN as auth user)"),
@@ -164,7 +166,7 @@ pub static FLAGS: &[Flag] = &[
     flag("peer-skip-client-san-verification", "false", Bool, Features, "peer-transport-security.skip-client-san-verification", TLS, "do not match the SAN of peer client certificates to their address"),
     flag("watch-progress-notify-interval", "0s", Duration, Features, "watch-progress-notify-interval", Ready, "period of progress notifications; 0 = 10m (+ up to 10% jitter), minimum 100ms"),
     flag("warning-apply-duration", "100ms", Duration, Features, "warning-apply-duration", Ready, "log applies that take longer"),
-    flag("bootstrap-defrag-threshold-megabytes", "0", Uint, Features, "bootstrap-defrag-threshold-megabytes", NotYet("defragmentation at boot"), "defragment at boot when at least this much can be freed, 0 = off"),
+    flag("bootstrap-defrag-threshold-megabytes", "0", Uint, Features, "bootstrap-defrag-threshold-megabytes", Ready, "defragment at boot when at least this much can be freed, 0 = off"),
     flag("max-learners", "1", Int, Features, "max-learners", Ready, "most learners in the cluster"),
     flag("downgrade-check-time", "5s", Duration, Features, "downgrade-check-time", NotYet("downgrading a cluster"), "period of the downgrade-finished check"),
     flag("snapshot-catchup-entries", "5000", Uint, Features, "snapshot-catchup-entries", Ready, "entries kept in memory after a snapshot for slow followers (0 is replaced by 5000)"),

@@ -4,6 +4,8 @@ use super::flags::Support::{self, NotYet, Ready};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
+    AllAlpha,
+    AllBeta,
     CompactHashCheck,
     FastLeaseKeepAlive,
     InitialCorruptCheck,
@@ -35,6 +37,8 @@ pub struct Row {
 #[rustfmt::skip]
 /// In the order of [`Gate`]'s variants. Gates that concern other members are ready: there are none yet.
 pub static GATES: &[Row] = &[
+    row(Gate::AllAlpha, "AllAlpha", false, Stage::Alpha, Ready),
+    row(Gate::AllBeta, "AllBeta", false, Stage::Beta, Ready),
     row(Gate::CompactHashCheck, "CompactHashCheck", false, Stage::Alpha, Ready),
     row(Gate::FastLeaseKeepAlive, "FastLeaseKeepAlive", true, Stage::Beta, Ready),
     row(Gate::InitialCorruptCheck, "InitialCorruptCheck", false, Stage::Alpha, Ready),
@@ -42,7 +46,7 @@ pub static GATES: &[Row] = &[
     row(Gate::LeaseCheckpointPersist, "LeaseCheckpointPersist", false, Stage::Alpha, Ready),
     row(Gate::PriorityRequest, "PriorityRequest", false, Stage::Alpha, NotYet("a higher limit for lease revocation")),
     row(Gate::SetMemberLocalAddr, "SetMemberLocalAddr", false, Stage::Alpha, Ready),
-    row(Gate::StopGrpcServiceOnDefrag, "StopGRPCServiceOnDefrag", false, Stage::Alpha, NotYet("gRPC health during defragmentation")),
+    row(Gate::StopGrpcServiceOnDefrag, "StopGRPCServiceOnDefrag", false, Stage::Alpha, Ready),
     row(Gate::TxnModeWriteWithSharedBuffer, "TxnModeWriteWithSharedBuffer", true, Stage::Beta, Ready),
 ];
 
@@ -101,6 +105,16 @@ impl FeatureGates {
     /// # Errors
     /// Also when a gate is on whose function this server does not have.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        let gates = Self::read(text)?;
+        gates.check()?;
+        Ok(gates)
+    }
+
+    /// Reads a list, whatever of it can be had.
+    ///
+    /// # Errors
+    /// Not a list of pairs; an unknown name.
+    pub(super) fn read(text: &str) -> Result<Self, Error> {
         let pairs = text
             .split(',')
             .map(str::trim)
@@ -114,13 +128,9 @@ impl FeatureGates {
             }
         }
         for (name, on) in pairs {
-            if let Some(gate) = Gate::find(name) {
-                gates.enabled[gate as usize] = on;
-            } else if name != "AllAlpha" && name != "AllBeta" {
-                return Err(Error::Unknown(name.to_owned()));
-            }
+            let gate = Gate::find(name).ok_or_else(|| Error::Unknown(name.to_owned()))?;
+            gates.enabled[gate as usize] = on;
         }
-        gates.check()?;
         Ok(gates)
     }
 
@@ -179,7 +189,8 @@ mod tests {
         let gates = FeatureGates::parse("").unwrap();
         assert_eq!(gates, FeatureGates::default());
         for (row, on) in gates.iter() {
-            assert_eq!(on, row.stage == Stage::Beta, "{}", row.name);
+            let is_group = matches!(row.gate, Gate::AllAlpha | Gate::AllBeta);
+            assert_eq!(on, row.stage == Stage::Beta && !is_group, "{}", row.name);
         }
     }
 

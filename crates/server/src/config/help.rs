@@ -33,20 +33,34 @@ pub const USAGE: &str = "Usage:
 
 /// The four lines of etcd, and ours.
 pub fn version() -> String {
-    let os = match std::env::consts::OS {
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {GO_VERSION}\n\
+         Go OS/Arch: {}/{}\nretcd Version: {}\n",
+        go_os(),
+        go_arch(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// What stands where etcd names the commit and the compiler that it was built from.
+pub(super) const GIT_SHA: &str = "Not provided";
+pub(super) const GO_VERSION: &str = "none (Rust)";
+
+/// The operating system, by Go's name for it.
+pub(super) fn go_os() -> &'static str {
+    match std::env::consts::OS {
         "macos" => "darwin",
         os => os,
-    };
-    let arch = match std::env::consts::ARCH {
+    }
+}
+
+/// The kind of processor, by Go's name for it.
+pub(super) fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         arch => arch,
-    };
-    format!(
-        "etcd Version: {ETCD_VERSION}\nGit SHA: Not provided\nGo Version: none (Rust)\n\
-         Go OS/Arch: {os}/{arch}\nretcd Version: {}\n",
-        env!("CARGO_PKG_VERSION")
-    )
+    }
 }
 
 /// Usage and every flag under its heading.

@@ -26,6 +26,7 @@ pub mod help;
 mod initial_cluster;
 mod machine;
 mod notice;
+mod report;
 mod settings;
 mod value;
 
@@ -93,6 +94,8 @@ pub struct Config {
     /// Longer than etcd's 100 ms by default: the WAL is the durability, and no request waits for the backend.
     pub backend_batch_interval: Duration,
     pub backend_batch_limit: u64,
+    /// Defragment at start when this much can be freed, in bytes; none: never.
+    pub bootstrap_defrag_threshold_bytes: Option<u64>,
     pub auto_compaction: AutoCompaction,
     pub compaction_batch_limit: u64,
     pub compaction_sleep_interval: Duration,

@@ -218,7 +218,14 @@ fn values_are_refused_in_go_s_words() {
         ("--log-outputs=default,stdout", "multi logoutput for \"default\" is not supported yet"),
         ("--log-format=xml", "unknown log format: xml, supported values json, console"),
         ("--logger=capnslog", "--logger=capnslog is removed in v3.5"),
-        ("--feature-gates=Nope=true", "unrecognized feature gate: Nope"),
+        (
+            "--feature-gates=Nope=true",
+            "invalid value \"Nope=true\" for flag -feature-gates: unrecognized feature gate: Nope",
+        ),
+        (
+            "--v2-deprecation=not-yet",
+            "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\"",
+        ),
         ("--discovery-token=t", "both --discovery-token and --discovery-endpoints must be set"),
         ("--max-learners=-1", "--max-learners must not be negative"),
         ("--compact-hash-check-time=0s", "--compact-hash-check-time must be >0 (set to 0s)"),

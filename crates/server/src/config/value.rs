@@ -5,6 +5,7 @@ use std::time::Duration;
 use retcd_net::UrlList;
 
 use super::duration;
+use super::gates::FeatureGates;
 
 /// The type of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Kind {
     Text,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// One of these words; a refusal repeats the wrong one.
+    OneOfQuoted(&'static [&'static str]),
     /// Comma separated words.
     List,
     Urls,
@@ -31,7 +34,7 @@ pub enum Value {
     Int(i64),
     Uint(u64),
     Duration(Duration),
-    /// Also of kinds `OneOf` and `Gates`.
+    /// Also of kinds `OneOf`, `OneOfQuoted` and `Gates`.
     Text(String),
     List(Vec<String>),
     Urls(UrlList),
@@ -49,7 +52,14 @@ impl Kind {
             Self::Uint32 => Value::Uint(parse_uint(text, u32::MAX.into())?),
             Self::Duration => Value::Duration(duration::parse(text).ok_or_else(parse_error)?),
             Self::OneOf(words) if !words.contains(&text) => return Err("invalid value".to_owned()),
-            Self::Text | Self::OneOf(_) | Self::Gates => Value::Text(text.to_owned()),
+            Self::OneOfQuoted(words) if !words.contains(&text) => {
+                return Err(format!("invalid value {text:?}"));
+            }
+            Self::Text | Self::OneOf(_) | Self::OneOfQuoted(_) => Value::Text(text.to_owned()),
+            Self::Gates => {
+                FeatureGates::read(text).map_err(|error| error.to_string())?;
+                Value::Text(text.to_owned())
+            }
             Self::List if text.is_empty() => Value::List(Vec::new()),
             Self::List => Value::List(text.split(',').map(str::to_owned).collect()),
             Self::Urls => Value::Urls(UrlList::parse(text).map_err(|error| error.to_string())?),
@@ -64,7 +74,7 @@ impl Kind {
             Self::Uint | Self::Uint32 => "unsigned integer",
             Self::Duration => "duration",
             Self::Text => "text",
-            Self::OneOf(_) => "choice",
+            Self::OneOf(_) | Self::OneOfQuoted(_) => "choice",
             Self::List => "list",
             Self::Urls => "URL list",
             Self::Gates => "Name=bool list",

@@ -4,6 +4,7 @@
 //! as any other. gRPC over HTTP/1.1 is none: as with etcd, such a request is one for a page.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,8 +55,11 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection until the client leaves, or `stop` is triggered and the running calls are done.
+///
+/// `remote`: the client's address, for the log; a Unix socket has none.
 pub(crate) async fn serve<IO>(
     io: IO,
+    remote: Option<SocketAddr>,
     services: Arc<Services>,
     settings: Arc<Settings>,
     stop: CancellationToken,
@@ -66,7 +70,7 @@ pub(crate) async fn serve<IO>(
     let Some(Ok(Ok(sniffed))) = stop.run_until_cancelled(sniffed).await else { return };
     // Boxes, so that a connection takes the memory of its own protocol only.
     if sniffed.head[..] == HTTP2_PREFACE[..] {
-        Box::pin(serve_http2(sniffed, services, settings, &stop)).await;
+        Box::pin(serve_http2(sniffed, remote, services, settings, &stop)).await;
     } else if settings.scope != Scope::Grpc {
         Box::pin(serve_http1(sniffed, services, settings, &stop)).await;
     }
@@ -74,6 +78,7 @@ pub(crate) async fn serve<IO>(
 
 async fn serve_http2<IO>(
     io: IO,
+    remote: Option<SocketAddr>,
     services: Arc<Services>,
     settings: Arc<Settings>,
     stop: &CancellationToken,
@@ -84,7 +89,7 @@ async fn serve_http2<IO>(
         let settings = settings.clone();
         move |request| {
             let (services, settings) = (services.clone(), settings.clone());
-            async move { Ok::<_, Infallible>(answer(request, &services, &settings).await) }
+            async move { Ok::<_, Infallible>(answer(request, &services, &settings, remote).await) }
         }
     });
     let mut connection = pin!(
@@ -203,13 +208,14 @@ async fn answer(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
+    remote: Option<SocketAddr>,
 ) -> Response<Body> {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     match settings.scope {
-        Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings).await,
+        Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings, remote).await,
         Scope::Grpc => not_grpc(),
         Scope::Client | Scope::Http | Scope::Metrics => {
             // Boxed: gRPC calls should not carry the room for it around.
@@ -222,6 +228,7 @@ async fn grpc(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
+    remote: Option<SocketAddr>,
 ) -> Response<Body> {
     if request.method() != Method::POST {
         return status_only(&RpcError::other(Code::Internal, "gRPC calls are POST requests"));
@@ -239,7 +246,7 @@ async fn grpc(
     let reader = MessageReader::new(settings.message_bytes_max, metadata.is_gzip);
     let answer = if rpc.kind() == Kind::Unary {
         let mut call = Call::begin(&**services, rpc, &metadata, traced);
-        let answer = unary(&metadata, body, reader, services, &mut call).await;
+        let answer = unary(&metadata, body, reader, services, &mut call, remote).await;
         call.end(answer.as_ref().err());
         answer
     } else {
@@ -285,10 +292,11 @@ async fn unary(
     reader: MessageReader,
     services: &Services,
     call: &mut Call<&Services>,
+    remote: Option<SocketAddr>,
 ) -> Result<Body, RpcError> {
     let message = read_only_message(body, reader).await?;
     call.received(&message);
-    let answer = carry_out(call, metadata, message).await?;
+    let answer = carry_out(call, metadata, message, remote).await?;
     Ok(whole_message(&answer, services, call))
 }
 

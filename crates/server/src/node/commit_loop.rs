@@ -390,6 +390,7 @@ impl CommitLoop {
         self.warn_slow_apply(now);
         if std::mem::replace(&mut self.term, term) < term {
             self.tell_of_lost_proposals();
+            self.shared.term_began.notify_one();
         }
         if self.node.is_sole_voter() && self.node.is_leader() && self.term == self.node.term() {
             self.shared.is_always_fresh.store(true, Ordering::Release);
@@ -506,7 +507,14 @@ impl CommitLoop {
     /// Goes on with the received state. The log confirms it by now, so a crash in here is made good by the next start.
     fn install(&mut self, snapshot: &raftpb::Snapshot) -> Result<(), Failure> {
         let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
-        tracing::info!(snapshot_index = index, "applying snapshot");
+        let term = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.term);
+        let applied = self.machine.applied_index();
+        tracing::info!(
+            current_applied_index = applied,
+            incoming_leader_snapshot_index = index,
+            incoming_leader_snapshot_term = term,
+            "applying snapshot"
+        );
         let machine = &mut self.machine;
         self.shared.storage.install(index, |backend| machine.install(backend))?;
         self.wal.release_to(index);
@@ -520,7 +528,12 @@ impl CommitLoop {
         }
         self.node.answer_reads_applied(self.machine.applied_index());
         self.post(true);
-        tracing::info!(snapshot_index = index, "applied snapshot");
+        tracing::info!(
+            current_applied_index = applied,
+            incoming_leader_snapshot_index = index,
+            incoming_leader_snapshot_term = term,
+            "applied snapshot"
+        );
         Ok(())
     }
 
@@ -546,7 +559,7 @@ impl CommitLoop {
             self.shared.has_fast_disk.store(took <= lone::SYNC_MAX, Ordering::Relaxed);
             self.shared.metrics.disk_wal_fsync_duration_seconds.observe_duration(took);
             if took > SYNC_WARNING {
-                tracing::warn!(?took, expected_duration = ?SYNC_WARNING, "slow fdatasync");
+                tracing::warn!(took = %logging::took(took), expected_duration = %logging::took(SYNC_WARNING), "slow fdatasync");
             }
         }
         Ok(())

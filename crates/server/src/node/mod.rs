@@ -45,7 +45,9 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb;
+use retcd_state_machine::cluster::Member;
 use retcd_state_machine::{ReadError, Reader, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::mailbox::{Mailboxes, Pending, WaitsFor};
@@ -118,8 +120,12 @@ pub(crate) struct Shared {
     sync_since: AtomicU64,
     /// The last sync was fast enough to be waited for: see [`lone`].
     has_fast_disk: AtomicBool,
+    /// The first entry of a term was applied.
+    term_began: Notify,
     /// Other members as the network knows them, with their URLs.
     peers: Mutex<BTreeMap<u64, Vec<String>>>,
+    /// The members that the log has told of, this one included.
+    members: Mutex<BTreeMap<u64, Member>>,
     /// Who was removed for good.
     removed: RwLock<BTreeSet<u64>>,
     /// This member was removed: it must stop.
@@ -195,7 +201,9 @@ impl NodeHandle {
             is_learner: AtomicBool::new(is_learner),
             sync_since: AtomicU64::new(0),
             has_fast_disk: AtomicBool::new(false),
+            term_began: Notify::new(),
             peers: Mutex::default(),
+            members: Mutex::default(),
             removed: RwLock::default(),
             is_removed: CancellationToken::new(),
             watch_counters,
@@ -223,6 +231,11 @@ impl NodeHandle {
 
     pub(crate) fn term(&self) -> u64 {
         self.shared.term.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this member has applied the first entry of a new leader, which may be itself.
+    pub(crate) async fn term_began(&self) {
+        self.shared.term_began.notified().await;
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {

@@ -10,6 +10,7 @@
 //!   would notice;
 //! - a leader that **stops** hands over first.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use retcd_state_machine::cluster::Member;
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeHandle, millis};
+use crate::logging;
 use crate::peer::{Inbox, Network};
 
 /// Between the candidacies of followers whose leader died: enough for a round of pre-votes on one site.
@@ -107,7 +109,10 @@ impl NodeHandle {
 
     /// Makes the members known that the state machine has read from disk.
     pub(crate) fn meet_known(&self) {
-        self.meet(&self.shared.reader.members());
+        let members = self.shared.reader.members();
+        self.meet(&members);
+        *self.shared.members.lock() =
+            members.into_iter().map(|member| (member.id, member)).collect();
         self.shared.removed.write().extend(self.shared.reader.removed_members());
     }
 
@@ -120,7 +125,9 @@ impl NodeHandle {
         if !is_sole_voter {
             self.shared.is_always_fresh.store(false, Ordering::Release);
         }
-        self.meet(&self.shared.reader.members());
+        let members = self.shared.reader.members();
+        self.meet(&members);
+        self.log_changes(members);
         let removed = self.shared.reader.removed_members();
         let mut peers = self.shared.peers.lock();
         for id in removed.iter().filter(|id| peers.remove(id).is_some()) {
@@ -132,6 +139,55 @@ impl NodeHandle {
         if is_removed {
             self.note_removal();
         }
+    }
+
+    /// Logs how the members differ from those that were known before.
+    fn log_changes(&self, members: Vec<Member>) {
+        let cluster_id = format!("{:x}", self.shared.ids.cluster);
+        let local_member_id = format!("{:x}", self.shared.ids.member);
+        let mut known = self.shared.members.lock();
+        let now: BTreeMap<_, _> = members.into_iter().map(|member| (member.id, member)).collect();
+        for member in known.values().filter(|member| !now.contains_key(&member.id)) {
+            tracing::info!(
+                cluster_id,
+                local_member_id,
+                removed_remote_peer_id = %format!("{:x}", member.id),
+                removed_remote_peer_urls = %logging::strings(&member.peer_urls),
+                removed_remote_peer_is_learner = member.is_learner,
+                "removed member"
+            );
+        }
+        for member in now.values() {
+            let id = format!("{:x}", member.id);
+            match known.get(&member.id) {
+                None => tracing::info!(
+                    cluster_id,
+                    local_member_id,
+                    added_peer_id = id,
+                    added_peer_peer_urls = %logging::strings(&member.peer_urls),
+                    added_peer_is_learner = member.is_learner,
+                    "added member"
+                ),
+                Some(before) if before.is_learner && !member.is_learner => {
+                    tracing::info!(
+                        cluster_id,
+                        local_member_id,
+                        promoted_member_id = id,
+                        "promote member"
+                    );
+                }
+                Some(before) if before.peer_urls != member.peer_urls => tracing::info!(
+                    cluster_id,
+                    local_member_id,
+                    updated_remote_peer_id = id,
+                    updated_remote_peer_urls = %logging::strings(&member.peer_urls),
+                    updated_remote_peer_is_learner = member.is_learner,
+                    "updated member"
+                ),
+                Some(_) => {}
+            }
+        }
+        *known = now;
     }
 
     fn note_removal(&self) {
@@ -294,10 +350,17 @@ impl NodeHandle {
             "leadership transfer starting"
         );
         let begun = Instant::now();
+        let old_leader = self.leader().unwrap_or_default();
         self.transfer_leader(to);
         while begun.elapsed() < patience {
             if self.leader() == Some(to) {
-                tracing::info!(took = ?begun.elapsed(), "leadership transfer finished");
+                tracing::info!(
+                    local_member_id = %format!("{:x}", self.shared.ids.member),
+                    old_leader_member_id = %format!("{old_leader:x}"),
+                    new_leader_member_id = %format!("{to:x}"),
+                    took = %logging::took(begun.elapsed()),
+                    "leadership transfer finished"
+                );
                 return true;
             }
             tokio::time::sleep(TRANSFER_POLL).await;
@@ -308,7 +371,15 @@ impl NodeHandle {
     /// Before a stop: the others need not wait for an election timeout to find a leader.
     pub(crate) async fn hand_over(&self) {
         let status = self.raft_status();
-        if status.role != Role::Leader || status.conf_state.voters.len() < 2 {
+        if status.role != Role::Leader {
+            return;
+        }
+        if status.conf_state.voters.len() < 2 {
+            tracing::info!(
+                local_member_id = %format!("{:x}", status.id),
+                current_leader_member_id = %format!("{:x}", status.id),
+                "skipped leadership transfer for single voting member cluster"
+            );
             return;
         }
         let Some(to) = self.transferee(&status) else {

@@ -33,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::NodeHandle;
 use super::proposals::Command;
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::snapshot::{self, Exporter, Exports, Importer, Membership};
 
@@ -205,6 +206,7 @@ impl NodeHandle {
 
 /// Owns what only the storage thread may touch.
 pub(crate) struct StorageLoop {
+    member_id: u64,
     /// Has the log note a snapshot that was saved.
     note_snapshot: Box<dyn Fn(walpb::Snapshot) + Send>,
     metrics: Arc<Metrics>,
@@ -218,6 +220,8 @@ pub(crate) struct StorageLoop {
     snapshot_index: u64,
     is_warming: bool,
     compaction_due: Instant,
+    /// When the running compaction began, and how many keys it has dropped.
+    compacting: Option<(Instant, u64)>,
     purge_due: Instant,
     importer: Importer,
     data_dir: DataDir,
@@ -234,10 +238,12 @@ impl StorageLoop {
         data_dir: DataDir,
     ) -> Self {
         let (reader, metrics) = (node.shared.reader.clone(), node.shared.metrics.clone());
+        let member_id = node.member_id();
         let note_snapshot = Box::new(move |record| {
             node.shared.proposals.command(Command::SnapshotSaved(record));
         });
         StorageLoop {
+            member_id,
             note_snapshot,
             metrics,
             reader,
@@ -249,6 +255,7 @@ impl StorageLoop {
             snapshot_index,
             is_warming: true,
             compaction_due: Instant::now(),
+            compacting: None,
             purge_due: Instant::now(),
             importer: Importer::new(data_dir.layout()),
             data_dir,
@@ -273,6 +280,7 @@ impl StorageLoop {
             snapshots_max: 0,
         };
         StorageLoop {
+            member_id: 0,
             note_snapshot: Box::new(|_| {}),
             metrics,
             reader,
@@ -284,6 +292,7 @@ impl StorageLoop {
             snapshot_index: 0,
             is_warming: true,
             compaction_due: Instant::now(),
+            compacting: None,
             purge_due: Instant::now(),
             importer: Importer::new(data_dir.layout()),
             data_dir,
@@ -395,11 +404,14 @@ impl StorageLoop {
     }
 
     fn compact(&mut self) -> Result<(), Failure> {
+        let (began, dropped) = self.compacting.get_or_insert_with(|| (Instant::now(), 0));
+        let began = *began;
         match self.reader.compaction_step(self.pace.compaction_records)? {
             CompactionStep::Idle => {}
             CompactionStep::NotFlushed => self.flush()?,
             CompactionStep::Work(batch) => {
                 let started = Instant::now();
+                *dropped += batch.dropped.len() as u64;
                 self.commit(&batch)?;
                 let pause_ms = started.elapsed().as_secs_f64() * 1000.0;
                 self.metrics.mvcc_db_compaction_keys_total.add(batch.dropped.len() as u64);
@@ -414,7 +426,18 @@ impl StorageLoop {
         if is_news {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.metrics.mvcc_db_compaction_last.set_count(now.as_secs());
-            tracing::info!(compact_revision = finished, "finished scheduled compaction");
+            let (_, dropped) = self.compacting.take().unwrap_or((began, 0));
+            let size = self.backend.size()?;
+            tracing::info!(
+                compact_revision = finished,
+                took = %logging::took(began.elapsed()),
+                number_of_keys_compacted = dropped,
+                current_db_size_bytes = size.total_bytes,
+                current_db_size = logging::size(size.total_bytes),
+                current_db_size_in_use_bytes = size.in_use_bytes,
+                current_db_size_in_use = logging::size(size.in_use_bytes),
+                "finished scheduled compaction"
+            );
         }
         Ok(())
     }
@@ -454,6 +477,14 @@ impl StorageLoop {
             index: state.index,
             term: state.term,
         };
+        tracing::info!(
+            local_member_id = %format!("{:x}", self.member_id),
+            local_member_applied_index = state.index,
+            local_member_snapshot_index = self.snapshot_index,
+            local_member_snapshot_count = self.pace.snapshot_entries,
+            snapshot_forced = false,
+            "triggering snapshot"
+        );
         let data = Membership::read(&pinned)?.to_store_json();
         drop(pinned);
         let snapshot = raftpb::Snapshot { data: data.into(), metadata: Some(metadata) };
@@ -489,18 +520,51 @@ impl StorageLoop {
     }
 
     fn defragment(&mut self) -> Result<(), Failure> {
-        tracing::info!("starting defragment");
-        let started = Instant::now();
-        let before = self.backend.size()?;
-        self.backend.defragment()?;
+        defragment(&self.backend)?;
         self.reader.refresh_size()?;
-        let after = self.backend.size()?;
-        tracing::info!(
-            current_db_size_bytes_diff = after.total_bytes.cast_signed() - before.total_bytes.cast_signed(),
-            current_db_size_bytes = after.total_bytes,
-            took = ?started.elapsed(),
-            "finished defragmenting directory"
-        );
         Ok(())
     }
+}
+
+/// Gives back the free pages of a database that nobody serves from yet, if they are `threshold_bytes` or more.
+pub(crate) fn defragment_at_start(
+    backend: &LmdbBackend,
+    threshold_bytes: u64,
+) -> Result<(), Failure> {
+    let size = backend.size()?;
+    if size.total_bytes - size.in_use_bytes >= threshold_bytes {
+        return defragment(backend);
+    }
+    tracing::info!(
+        current_db_size_bytes = size.total_bytes,
+        current_db_size = logging::size(size.total_bytes),
+        current_db_size_in_use_bytes = size.in_use_bytes,
+        current_db_size_in_use = logging::size(size.in_use_bytes),
+        bootstrap_defrag_threshold_bytes = threshold_bytes,
+        bootstrap_defrag_threshold = logging::size(threshold_bytes),
+        "Skipping defragmentation"
+    );
+    Ok(())
+}
+
+/// Gives back the free pages, and tells of it.
+fn defragment(backend: &LmdbBackend) -> Result<(), Failure> {
+    tracing::info!("starting defragment");
+    let started = Instant::now();
+    let before = backend.size()?;
+    backend.defragment()?;
+    let after = backend.size()?;
+    let gained = |after: u64, before: u64| after.cast_signed() - before.cast_signed();
+    tracing::info!(
+        path = %backend.path().display(),
+        current_db_size_bytes_diff = gained(after.total_bytes, before.total_bytes),
+        current_db_size_bytes = after.total_bytes,
+        current_db_size = logging::size(after.total_bytes),
+        current_db_size_in_use_bytes_diff = gained(after.in_use_bytes, before.in_use_bytes),
+        current_db_size_in_use_bytes = after.in_use_bytes,
+        current_db_size_in_use = logging::size(after.in_use_bytes),
+        took = %logging::took(started.elapsed()),
+        "finished defragmenting directory"
+    );
+    Ok(())
 }

@@ -21,6 +21,7 @@ use super::requests::PeerRequests;
 use super::snapshot_stream::{self, SnapshotReceiver, SnapshotSource};
 use super::status::Status;
 use super::wire::headers::Identity;
+use crate::logging;
 use crate::metrics::Metrics;
 
 /// Senders that are not members as far as this member knows. It lags behind then, and there are a few of them at most.
@@ -114,6 +115,8 @@ impl Network {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
+        // As in etcd, a member knows itself.
+        shared.known(shared.identity.member, true);
         Self { shared: Arc::new(shared) }
     }
 
@@ -176,7 +179,7 @@ impl Network {
         tracing::info!(
             local_member_id = %format!("{:x}", shared.identity.member),
             remote_peer_id = %format!("{id:x}"),
-            remote_peer_urls = ?urls,
+            remote_peer_urls = %logging::strings(urls),
             "added remote peer"
         );
     }
@@ -210,7 +213,7 @@ impl Network {
         tracing::info!(
             local_member_id = %format!("{:x}", self.shared.identity.member),
             updated_remote_peer_id = %format!("{id:x}"),
-            updated_remote_peer_urls = ?urls,
+            updated_remote_peer_urls = %logging::strings(urls),
             "updated remote peer"
         );
     }
@@ -332,7 +335,7 @@ impl Shared {
         tracing::info!(
             local_member_id = %format!("{:x}", self.identity.member),
             remote_peer_id = %format!("{id:x}"),
-            remote_peer_urls = ?urls,
+            remote_peer_urls = %logging::strings(urls),
             "added new remote peer"
         );
     }

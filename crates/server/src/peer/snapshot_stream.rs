@@ -28,6 +28,7 @@ use super::connection;
 use super::network::{Peer, Shared};
 use super::pipeline::{self, Error};
 use super::wire::frame::{self, Item, SNAPSHOT_HEAD_BYTES_MAX};
+use crate::logging;
 
 /// Neither side may stand still for longer: its disk may be busy.
 const STALL: Duration = Duration::from_secs(30);
@@ -109,7 +110,7 @@ async fn send(shared: &Shared, peer: &Peer, id: &str, message: Message) -> Resul
     let opened = shared.callbacks().snapshot_source.open(message).await;
     let snapshot = opened.map_err(SendError::Open)?;
     let (index, bytes) = (snapshot_index(&snapshot.message), snapshot.bytes);
-    let size = human_size(bytes);
+    let size = logging::size(bytes);
     tracing::info!(
         snapshot_index = index,
         remote_peer_id = id,
@@ -310,8 +311,8 @@ async fn save_and_step(
         remote_snapshot_sender_id,
         incoming_snapshot_index = index,
         incoming_snapshot_size_bytes = bytes,
-        incoming_snapshot_size = human_size(bytes),
-        download_took = ?started.elapsed(),
+        incoming_snapshot_size = logging::size(bytes),
+        download_took = %logging::took(started.elapsed()),
         "received and saved database snapshot"
     );
     let (from, to) = (message.from, message.to);
@@ -372,33 +373,5 @@ impl PieceReader {
                 }
             }
         }
-    }
-}
-
-/// Bytes for a reader of logs: `83 MB`, `1.5 GB`.
-#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-fn human_size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 10 {
-        return format!("{bytes} B");
-    }
-    let exponent = bytes.ilog(1000) as usize;
-    let value = bytes as f64 / 1000_f64.powi(i32::try_from(exponent).unwrap_or_default());
-    let value = (value * 10.0).round() / 10.0;
-    let digits = usize::from(value < 10.0);
-    format!("{value:.digits$} {}", UNITS[exponent])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_as_in_etcds_logs() {
-        assert_eq!(human_size(0), "0 B");
-        assert_eq!(human_size(999), "999 B");
-        assert_eq!(human_size(20_480), "20 kB");
-        assert_eq!(human_size(1_540_000_000), "1.5 GB");
-        assert_eq!(human_size(82_854_982), "83 MB");
     }
 }

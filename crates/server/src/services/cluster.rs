@@ -21,7 +21,8 @@ use crate::peer::client;
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 /// A learner is in step when it has this part of the leader's log, in percent.
 const IN_STEP_PERCENT: u64 = 90;
-const FORWARD_PAUSE: Duration = Duration::from_millis(50);
+/// Between two tries of what the present leader cannot do or does not answer.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn member_list(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::MemberListRequest = decode(message)?;
@@ -36,9 +37,6 @@ pub(super) async fn member_add(services: &Services, message: Bytes) -> Result<An
     let request: pb::MemberAddRequest = decode(message)?;
     let peer_urls = checked_urls(&request.peer_ur_ls)?;
     let is_learner = request.is_learner;
-    if services.config.strict_reconfig_check {
-        check_addition(services, is_learner)?;
-    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let id = bootstrap::member_id(&peer_urls, &now.to_string());
     let member = Member { id, peer_urls, is_learner, ..Member::default() };
@@ -47,17 +45,16 @@ pub(super) async fn member_add(services: &Services, message: Bytes) -> Result<An
     } else {
         ConfChangeType::ConfChangeAddNode
     };
-    change(services, kind, id, member.to_addition_context(false)).await?;
+    let check = || check_addition(services, is_learner);
+    change(services, kind, id, member.to_addition_context(false), check).await?;
     let members = to_api_list(services.reader.members());
     Ok(answer(&pb::MemberAddResponse { header: None, member: Some(to_api(member)), members }))
 }
 
 pub(super) async fn member_remove(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
     let request: pb::MemberRemoveRequest = decode(message)?;
-    if services.config.strict_reconfig_check {
-        check_removal(services, request.id)?;
-    }
-    change(services, ConfChangeType::ConfChangeRemoveNode, request.id, Vec::new()).await?;
+    let check = || check_removal(services, request.id);
+    change(services, ConfChangeType::ConfChangeRemoveNode, request.id, Vec::new(), check).await?;
     let members = to_api_list(services.reader.members());
     Ok(answer(&pb::MemberRemoveResponse { header: None, members }))
 }
@@ -66,7 +63,8 @@ pub(super) async fn member_update(services: &Services, message: Bytes) -> Result
     let request: pb::MemberUpdateRequest = decode(message)?;
     let (id, peer_urls) = (request.id, request.peer_ur_ls);
     let member = Member { id, peer_urls, ..Member::default() };
-    change(services, ConfChangeType::ConfChangeUpdateNode, id, member.to_json()).await?;
+    let context = member.to_json();
+    change(services, ConfChangeType::ConfChangeUpdateNode, id, context, || Ok(())).await?;
     let members = to_api_list(services.reader.members());
     Ok(answer(&pb::MemberUpdateResponse { header: None, members }))
 }
@@ -87,16 +85,10 @@ pub(super) async fn member_promote(
 /// Makes a learner a voter. Only the leader knows whether it is in step.
 pub(super) async fn promote(services: &Services, id: u64) -> Result<Vec<Member>, RpcError> {
     check_in_step(services, id)?;
-    if services.config.strict_reconfig_check {
-        let voters = voters(services);
-        let started = 1 + voters.iter().filter(|member| member.is_started()).count();
-        if started < quorum(voters.len() + 1) {
-            return Err(RpcError::MemberNotEnoughStarted);
-        }
-    }
     let learner = Member { id, ..Member::default() };
     let context = learner.to_addition_context(true);
-    change(services, ConfChangeType::ConfChangeAddNode, id, context).await?;
+    let check = || check_promotion(services);
+    change(services, ConfChangeType::ConfChangeAddNode, id, context, check).await?;
     Ok(services.reader.members())
 }
 
@@ -116,7 +108,7 @@ async fn forward_promotion(services: &Services, id: u64) -> Result<Vec<Member>, 
         if node.is_leader() {
             return promote(services, id).await;
         }
-        tokio::time::sleep(FORWARD_PAUSE).await;
+        tokio::time::sleep(PAUSE).await;
     }
     Err(RpcError::Timeout)
 }
@@ -137,14 +129,29 @@ fn check_in_step(services: &Services, id: u64) -> Result<(), RpcError> {
     }
 }
 
+/// Has the change carried out. While Raft takes none, since another one is under way or the leadership moves, it is
+/// tried again, and checked again: the other one may have changed what the cluster can bear.
 async fn change(
     services: &Services,
     kind: ConfChangeType,
     node_id: u64,
     context: Vec<u8>,
+    check: impl Fn() -> Result<(), RpcError>,
 ) -> Result<(), RpcError> {
+    let node = &services.node;
     let change = ConfChange { r#type: kind.into(), node_id, context: context.into(), id: 0 };
-    services.node.propose_change(change).await.map(drop)
+    let give_up = node.now() + services.config.request_timeout();
+    loop {
+        if services.config.strict_reconfig_check {
+            check()?;
+        }
+        match node.propose_change(change.clone()).await {
+            Err(RpcError::ProposalDropped) if node.now() < give_up => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done.map(drop),
+        }
+    }
 }
 
 /// A new voter makes the quorum larger; until it has started, the others must reach it.
@@ -158,6 +165,16 @@ fn check_addition(services: &Services, is_learner: bool) -> Result<(), RpcError>
     }
     if voters.len() > 1 && connected(services, &voters) < quorum(total) {
         return Err(RpcError::Unhealthy);
+    }
+    Ok(())
+}
+
+/// The learner will count as started; enough of the voters must have, too.
+fn check_promotion(services: &Services) -> Result<(), RpcError> {
+    let voters = voters(services);
+    let started = 1 + voters.iter().filter(|member| member.is_started()).count();
+    if started < quorum(voters.len() + 1) {
+        return Err(RpcError::MemberNotEnoughStarted);
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ impl retcd_gateway::Services for Backstage<'_> {
         let services = self.services;
         let Begun { metadata, mut call, .. } = self.begin(&**services, method, &metadata)?;
         call.received(&request);
-        let answer = carry_out(&mut call, &metadata, request).await;
+        let answer = carry_out(&mut call, &metadata, request, None).await;
         call.end(answer.as_ref().err());
         let answer = answer?;
         let mut message = services.header(&answer);

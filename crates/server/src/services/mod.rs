@@ -17,6 +17,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+pub(crate) mod slow;
 mod snapshot;
 mod waiting_line;
 mod watch;
@@ -34,7 +35,6 @@ pub(crate) use self::watch::{LocalHub, end_streams, hub_has_work, run_hub};
 use crate::config::Config;
 use crate::grpc::connection::Requests;
 use crate::grpc::{Body, Metadata};
-use crate::logging;
 use crate::node::NodeHandle;
 
 /// How the messages of a call flow.
@@ -202,12 +202,7 @@ impl Services {
     /// Counts a call out.
     pub(crate) fn end(&self, rpc: Rpc, started: Instant, error: Option<&RpcError>) {
         let code = error.map_or(Code::Ok, RpcError::code);
-        let took = started.elapsed();
-        if rpc.kind() == Kind::Unary && took > self.config.warning_unary_request_duration {
-            let took = logging::took(took);
-            tracing::warn!("time spent" = %took, "response type" = rpc.path(), "response code" = %code, "request stats");
-        }
-        self.node.metrics().grpc.method(rpc).finish(code as usize, took);
+        self.node.metrics().grpc.method(rpc).finish(code as usize, started.elapsed());
     }
 }
 

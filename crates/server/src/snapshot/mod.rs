@@ -92,8 +92,8 @@ pub(crate) enum Error {
     Behind { found: u64, wanted: u64 },
 
     #[error(
-        "the database is at index {applied}, but the log begins behind the snapshot of index {snapshot}, and no \
-         database of that snapshot was received"
+        "failed to find database snapshot file (snap: snapshot file doesn't exist): the database is at index {applied}, \
+         but the log begins behind the snapshot of index {snapshot}, and no database of that snapshot was received"
     )]
     Missing { applied: u64, snapshot: u64 },
 }

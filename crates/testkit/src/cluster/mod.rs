@@ -382,6 +382,7 @@ fn says(status: &Status, error: &RpcError) -> bool {
 /// know each other for long enough, or a learner lags behind.
 fn is_passing(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+        || says(status, &RpcError::ProposalDropped)
         || says(status, &RpcError::MemberNotEnoughStarted)
         || says(status, &RpcError::LearnerNotReady)
 }
