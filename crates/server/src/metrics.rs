@@ -175,8 +175,8 @@ metrics! {
     mvcc_version_bytes: GaugeVec<1> = by(["state"]), "retcd_mvcc_version_bytes", "Encoded bytes of these versions.";
     watch_lag_revisions: Gauge = one(), "retcd_watch_lag_revisions", "Revisions that were not written to the stream of the watcher that is furthest behind.";
     mvcc_history_revisions: Gauge = one(), "retcd_mvcc_history_revisions", "Revisions that can still be read: those after the last compaction.";
-    queue_depth: GaugeVec<1> = by(["queue"]), "retcd_queue_depth", "What waits now: proposals for the log, watch events for their streams.";
-    queue_bytes: GaugeVec<1> = by(["queue"]), "retcd_queue_bytes", "Bytes that wait now: backend is what was applied and is not in the database file yet.";
+    queue_depth: GaugeVec<1> = by(["queue"]), "retcd_queue_depth", "What waits now: proposals for the log, watch events for their streams, messages for other members.";
+    queue_bytes: GaugeVec<1> = by(["queue"]), "retcd_queue_bytes", "Bytes that wait now: backend is what was applied and is not in the database file yet, peer_messages what is on its way to other members.";
     traces_dropped_spans_total: Counter = one(), "retcd_traces_dropped_spans_total", "Spans that were not kept: the trace collector is slow or away.";
     snap_db_fsync_duration_seconds: Histogram = exp(0.001, 2.0, 14), "etcd_snap_db_fsync_duration_seconds", "Fsync of a received .snap.db.";
     snap_db_save_total_duration_seconds: Histogram = exp(0.1, 2.0, 10), "etcd_snap_db_save_total_duration_seconds", "Time to save a received .snap.db.";

@@ -42,7 +42,9 @@ pub(crate) async fn expire_leases(
             }
         }
         if writes_checkpoints {
-            let checkpoints = reader.lessor().due_checkpoints(node.now(), CHECKPOINTS_MAX);
+            // Under the lessor's lock: a renewal that comes now has its own checkpoint behind this one in the log.
+            let mut lessor = reader.lessor();
+            let checkpoints = lessor.due_checkpoints(node.now(), CHECKPOINTS_MAX);
             if !checkpoints.is_empty() {
                 let request = pb::LeaseCheckpointRequest { checkpoints };
                 let _ = node.propose_as_leader(Request::LeaseCheckpoint, &request);

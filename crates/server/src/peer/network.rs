@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{self, Inbox, StreamKind};
 use super::meters::{PeerMetrics, StatusMetrics};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Waiting};
 use super::pipeline;
 use super::probe;
 use super::requests::PeerRequests;
@@ -216,6 +216,15 @@ impl Network {
             updated_remote_peer_urls = %logging::strings(urls),
             "updated remote peer"
         );
+    }
+
+    /// What waits for all others together.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting::default();
+        for peer in self.shared.peers.read().all() {
+            waiting += peer.outbox.waiting();
+        }
+        waiting
     }
 
     /// Since when messages pass between this member and the other; none when they do not, or it is unknown.

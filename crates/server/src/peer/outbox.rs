@@ -11,6 +11,7 @@
 //! What overflows, or was queued for a stream that broke, is dropped and noted; the bell reports it to Raft.
 
 use std::collections::VecDeque;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -123,6 +124,15 @@ impl Outbox {
         self.is_lossy.store(true, Ordering::Relaxed);
     }
 
+    /// What waits, on all channels but the snapshot's.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut waiting = self.pipeline.lock().waiting();
+        for kind in StreamKind::BOTH {
+            waiting += self.stream(kind).state.lock().queue.waiting();
+        }
+        waiting
+    }
+
     /// Ends both streams and forgets what waits.
     pub(crate) fn close(&self) {
         for kind in StreamKind::BOTH {
@@ -148,7 +158,25 @@ struct Queue {
     bytes: usize,
 }
 
+/// Messages that were not sent yet, and about their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Waiting {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl AddAssign for Waiting {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+    }
+}
+
 impl Queue {
+    fn waiting(&self) -> Waiting {
+        Waiting { messages: self.messages.len(), bytes: self.bytes }
+    }
+
     /// Returns false when there is no room.
     fn push(&mut self, message: Message, messages_max: usize) -> bool {
         let bytes = cost(&message);
@@ -303,6 +331,8 @@ mod tests {
         let (appends, _) = outbox.stream(StreamKind::Append).attach();
         outbox.push(message(MessageType::MsgApp));
         outbox.push(message(MessageType::MsgHeartbeat));
+        let bytes = 2 * MESSAGE_OVERHEAD_BYTES;
+        assert_eq!(outbox.waiting(), Waiting { messages: 2, bytes });
         outbox.push(message(MessageType::MsgSnap));
         assert_eq!(taken(&outbox, StreamKind::Append, appends), Some(1));
         assert_eq!(taken(&outbox, StreamKind::Message, others), Some(1));

@@ -218,6 +218,9 @@ impl Sources for Services {
         let waiting = self.node.proposals_waiting() as u64;
         metrics.queue_depth.with(["proposals"]).set_count(waiting);
         metrics.queue_depth.with(["watch_events"]).set_count(watch.pending_events as u64);
+        let peers = self.node.network().waiting();
+        metrics.queue_depth.with(["peer_messages"]).set_count(peers.messages as u64);
+        metrics.queue_bytes.with(["peer_messages"]).set_count(peers.bytes as u64);
         metrics.queue_bytes.with(["backend"]).set_count(self.reader.pending_bytes() as u64);
         let next = self.reader.revision() + 1;
         let lag = watch.next_revision.map_or(0, |slowest| next - slowest);
