@@ -4,7 +4,7 @@
 //! format has the same separated by tabs. Events come through `tracing`. A field's underscores become dashes
 //! (`member_id` prints as `member-id`), which is how etcd spells all its fields; a name that needs more is
 //! quoted at the event (`"start time" = …`). Numbers and booleans keep their type, errors and durations are
-//! texts, [`strings`] makes a list, and a [`FieldList`] stands for any number of fields.
+//! texts, [`strings`] makes a list, and a `FieldList` stands for any number of fields.
 //!
 //! A disabled event costs one load: levels are decided once per call site. Libraries speak only from *warn* on.
 
