@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn run(config: Config) -> ExitCode {
     if let Err(error) = logging::install(&config.log) {
         log_with_defaults();
-        tracing::error!(error = %error, "failed to set up logging");
+        tracing::warn!(error = %error, "failed to verify flags");
         return ExitCode::FAILURE;
     }
     let arguments: Vec<String> =

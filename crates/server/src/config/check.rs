@@ -16,6 +16,7 @@ use super::{
     Registry, User, duration,
 };
 use crate::logging;
+use crate::logging::rotation::Rotation;
 
 const MAX_ELECTION_MS: u64 = 50_000;
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
@@ -368,20 +369,41 @@ fn log_settings(settings: &Settings) -> Result<logging::Settings, Error> {
     let mut outputs = settings.list("log-outputs");
     outputs.sort();
     outputs.dedup();
-    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
-        return Err(Error::SeveralLogOutputs);
-    }
-    if outputs.iter().any(|output| output == "systemd/journal") {
-        return Err(Error::NotAvailable { flag: "log-outputs", what: "logging to the journal" });
-    }
     if outputs.is_empty() {
         outputs.push("default".to_owned());
     }
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
+        return Err(Error::SeveralLogOutputs);
+    }
+    let rotation = log_rotation(settings, &outputs)?;
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "systemd/journal") {
+        return Err(Error::JournalAndOthers(format!("{outputs:?}").replace(',', "")));
+    }
+    let output = |name: &String| match (logging::Output::from_name(name), &rotation) {
+        (logging::Output::File(path), Some(rotation)) => {
+            logging::Output::Rotated(path, rotation.clone())
+        }
+        (output, _) => output,
+    };
     Ok(logging::Settings {
         level: logging::Level::from_name(&level).ok_or(Error::LogLevel(level))?,
         format: logging::Format::from_name(&format).ok_or(Error::LogFormat(format))?,
-        outputs: outputs.iter().map(|output| logging::Output::from_name(output)).collect(),
+        outputs: outputs.iter().map(output).collect(),
     })
+}
+
+/// Two standard outputs pass, with nothing to rotate, as in etcd.
+fn log_rotation(settings: &Settings, outputs: &[String]) -> Result<Option<Rotation>, Error> {
+    if !settings.bool("enable-log-rotation") {
+        return Ok(None);
+    }
+    let is_file = |output: &&String| !["default", "stderr", "stdout"].contains(&output.as_str());
+    match (outputs.iter().filter(is_file).count(), outputs.len()) {
+        (1, _) | (0, 2..) => {
+            Ok(Some(Rotation::from_json(&settings.text("log-rotation-config-json"))?))
+        }
+        _ => Err(Error::RotationWithoutFile),
+    }
 }
 
 /// Checked only when tracing is on, as in etcd.
