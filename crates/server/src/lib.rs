@@ -12,6 +12,7 @@ mod grpc;
 mod http;
 mod http1;
 pub mod logging;
+mod memory_lock;
 pub mod metrics;
 mod node;
 mod peer;

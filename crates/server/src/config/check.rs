@@ -82,6 +82,7 @@ pub(super) fn check(
         data_dir,
         wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
+        memory_mlock: settings.bool("memory-mlock"),
         listen_peer_urls: urls.listen_peer,
         listen_client_urls: urls.listen_client,
         listen_client_http_urls: urls.listen_client_http,

@@ -73,7 +73,7 @@ pub static FLAGS: &[Flag] = &[
     flag("listen-client-http-urls", "", Urls, Member, "listen-client-http-urls", Ready, "HTTP-only client listeners; when set, listen-client-urls serve gRPC only"),
     flag("max-snapshots", "5", Uint, Member, "max-snapshots", Ready, "how many .snap and .snap.db files to keep, 0 = all; deprecated since 3.6 (warns), removal planned for 3.8"),
     flag("max-wals", "5", Uint, Member, "max-wals", Ready, "how many WAL files to keep, 0 = all"),
-    flag("memory-mlock", "false", Bool, Member, "memory-mlock", NotYet("locking memory"), "lock memory pages in RAM"),
+    flag("memory-mlock", "false", Bool, Member, "memory-mlock", Ready, "keep in RAM what is in use, pages of the database once they were read: no swapping. Needs the right to lock any amount (LimitMEMLOCK=infinity or CAP_IPC_LOCK) and RAM for the whole database"),
     flag("quota-backend-bytes", "0", Int, Member, "quota-backend-bytes", Ready, "backend size limit; 0 = 2147483648 (2 GiB), negative = no limit, above 8 GiB warns"),
     flag("backend-bbolt-freelist-type", "", Text, Member, "backend-bbolt-freelist-type", Ready, "accepted without meaning: the backend has no free list"),
     flag("backend-batch-interval", "0s", Duration, Member, "backend-batch-interval", Ready, "longest wait before a backend commit; 0 = 1s"),

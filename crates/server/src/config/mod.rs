@@ -55,6 +55,8 @@ pub struct Config {
     /// None: `<data_dir>/member/wal`.
     pub wal_dir: Option<PathBuf>,
     pub unsafe_no_fsync: bool,
+    /// Keep in RAM what is in use.
+    pub memory_mlock: bool,
 
     pub listen_peer_urls: UrlList,
     /// gRPC, and HTTP unless there are URLs for that alone.
