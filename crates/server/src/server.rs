@@ -193,6 +193,8 @@ impl Member {
                 cluster_id: ids.cluster,
                 peer_urls: config.initial_advertise_peer_urls.to_strings(),
                 dial_timeout: Duration::from_secs(1) + config.election_timeout,
+                read_timeout: config.raft_read_timeout,
+                write_timeout: config.raft_write_timeout,
             },
             metrics.clone(),
         );

@@ -23,6 +23,7 @@ const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 const SUGGESTED_QUOTA_BYTES: u64 = 8 << 30;
 const SUGGESTED_REQUEST_BYTES: u64 = 10 << 20;
 const DEFAULT_BCRYPT_COST: u32 = 10;
+const MIN_RAFT_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_WATCH_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who spoke. The file and the words differ in when the defaults of URLs fall away.
@@ -73,6 +74,8 @@ pub(super) fn check(
     };
     let tracing = distributed_tracing(&settings)?;
     let bcrypt_cost = bcrypt_cost(&mut settings);
+    let raft_read_timeout = raft_timeout(&mut settings, "raft-read-timeout");
+    let raft_write_timeout = raft_timeout(&mut settings, "raft-write-timeout");
     let quota_backend_bytes = quota(&mut settings);
     let max_request_bytes = max_request_bytes(&mut settings)?;
     notice_flags_without_meaning(&mut settings);
@@ -104,6 +107,8 @@ pub(super) fn check(
         election_timeout,
         initial_election_tick_advance: settings.bool("initial-election-tick-advance"),
         pre_vote: settings.bool("pre-vote"),
+        raft_read_timeout,
+        raft_write_timeout,
         snapshot_count: or(settings.uint("snapshot-count"), 10_000),
         snapshot_catchup_entries: or(settings.uint("snapshot-catchup-entries"), 5_000),
         max_snapshots: settings.uint("max-snapshots"),
@@ -405,6 +410,14 @@ fn log_rotation(settings: &Settings, outputs: &[String]) -> Result<Option<Rotati
         }
         _ => Err(Error::RotationWithoutFile),
     }
+}
+
+fn raft_timeout(settings: &mut Settings, flag: &'static str) -> Duration {
+    let timeout = settings.duration(flag);
+    if timeout < MIN_RAFT_TIMEOUT {
+        settings.notices.push(Notice::RaisedTimeout { flag, used: MIN_RAFT_TIMEOUT });
+    }
+    timeout.max(MIN_RAFT_TIMEOUT)
 }
 
 /// Checked only when tracing is on, as in etcd.

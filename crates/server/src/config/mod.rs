@@ -83,6 +83,9 @@ pub struct Config {
     pub election_timeout: Duration,
     pub initial_election_tick_advance: bool,
     pub pre_vote: bool,
+    /// How long another member may be silent, and may take no data.
+    pub raft_read_timeout: Duration,
+    pub raft_write_timeout: Duration,
     /// Applied entries between Raft snapshots on disk.
     pub snapshot_count: u64,
     /// Entries kept in memory behind a snapshot, for slow followers.

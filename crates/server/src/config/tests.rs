@@ -274,6 +274,16 @@ fn the_journal_is_an_output_of_its_own() {
     );
 }
 
+#[test]
+fn timeouts_between_members_are_raised() {
+    let config = words("--raft-read-timeout=1s --raft-write-timeout=6s");
+    let (read, write) = (config.raft_read_timeout, config.raft_write_timeout);
+    assert_eq!((read, write), (Duration::from_secs(5), Duration::from_secs(6)));
+    let raised = Notice::RaisedTimeout { flag: "raft-read-timeout", used: read };
+    assert!(config.notices.contains(&raised));
+    assert_eq!(words("").raft_write_timeout, Duration::from_secs(5));
+}
+
 /// A value of the kind that differs from the default.
 fn unusual(flag: &flags::Flag) -> &'static str {
     match flag.kind {
