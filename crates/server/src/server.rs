@@ -378,6 +378,10 @@ impl Member {
             self.stops.streams.clone(),
         ));
         tasks.spawn(self.until_stop(background::monitor_versions(node.clone(), reader.clone())));
+        if let Some(period) = self.config.downgrade_check_time {
+            let monitor = background::monitor_downgrade(node.clone(), reader.clone(), period);
+            tasks.spawn(self.until_stop(monitor));
+        }
         if let Some(tracer) = &self.tracer {
             tasks.spawn(Exporter::new(tracer.clone()).run(self.stops.streams.clone()));
         }

@@ -103,6 +103,7 @@ pub(super) fn check(
         discovery,
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         max_learners: not_negative(&settings, "max-learners")?,
+        downgrade_check_time: unless_zero(settings.duration("downgrade-check-time")),
         heartbeat_interval,
         election_timeout,
         initial_election_tick_advance: settings.bool("initial-election-tick-advance"),

@@ -168,7 +168,7 @@ pub static FLAGS: &[Flag] = &[
     flag("warning-apply-duration", "100ms", Duration, Features, "warning-apply-duration", Ready, "log applies that take longer"),
     flag("bootstrap-defrag-threshold-megabytes", "0", Uint, Features, "bootstrap-defrag-threshold-megabytes", Ready, "defragment at boot when at least this much can be freed, 0 = off"),
     flag("max-learners", "1", Int, Features, "max-learners", Ready, "most learners in the cluster"),
-    flag("downgrade-check-time", "5s", Duration, Features, "downgrade-check-time", NotYet("downgrading a cluster"), "period of the downgrade-finished check"),
+    flag("downgrade-check-time", "5s", Duration, Features, "downgrade-check-time", Ready, "how often the leader looks whether a downgrade has finished, 0 = never"),
     flag("snapshot-catchup-entries", "5000", Uint, Features, "snapshot-catchup-entries", Ready, "entries kept in memory after a snapshot for slow followers (0 is replaced by 5000)"),
     flag("force-new-cluster", "false", Bool, Unsafe, "force-new-cluster", Ready, "restart as a one-member cluster from existing data"),
     flag("unsafe-no-fsync", "false", Bool, Unsafe, "unsafe-no-fsync", Ready, "never fsync"),

@@ -77,6 +77,8 @@ pub struct Config {
     pub discovery: Option<Discovery>,
     pub strict_reconfig_check: bool,
     pub max_learners: u64,
+    /// How often the leader looks whether a downgrade has finished; none: never.
+    pub downgrade_check_time: Option<Duration>,
 
     /// One tick of Raft.
     pub heartbeat_interval: Duration,
