@@ -20,4 +20,5 @@ pub mod server;
 mod services;
 mod signal;
 mod snapshot;
+pub mod tcp_proxy;
 mod traces;

@@ -96,3 +96,37 @@ fn a_full_log_file_steps_aside() {
     member.process().wait(PATIENCE);
     assert!(names()[0].starts_with("etcd-20") && names()[1] == "etcd.log", "{:?}", names());
 }
+
+#[test]
+fn a_gateway_passes_connections_on() {
+    let member = Member::start(&server_binary(), &[]);
+    let port = retcd_testkit::Port::claim();
+    let gateway = format!("127.0.0.1:{}", port.number());
+    let dead = retcd_testkit::Port::claim();
+    let endpoints = format!("--endpoints={},{}", dead.url(), member.endpoint());
+    let mut command = Command::new(server_binary());
+    command.args(["gateway", &endpoints, "start", "--listen-addr", &gateway]);
+    let mut process = Process::spawn(&mut command);
+    process.expect("ready to proxy client requests", PATIENCE);
+    let tool = Tool::new(&binary("etcdctl"), &gateway);
+    assert_eq!(tool.expect(&["put", "key", "value"]), "OK\n");
+    process.expect("deactivated endpoint", PATIENCE);
+    assert_eq!(tool.expect(&["get", "key"]), "key\nvalue\n");
+
+    // The port is taken, and leads to itself.
+    let fails = |flags: &[&str], words: &str| {
+        let mut command = Command::new(server_binary());
+        let mut process = Process::spawn(command.args(["gateway", "start"]).args(flags));
+        process.expect(words, PATIENCE);
+        assert_eq!(process.wait(PATIENCE).code(), Some(1));
+    };
+    fails(
+        &["--listen-addr", &gateway],
+        &format!("listen tcp {gateway}: bind: address already in use"),
+    );
+    fails(
+        &["--listen-addr", &gateway, "--endpoints", &gateway],
+        "should not resolve to the gateway listen addr",
+    );
+    fails(&["--nope"], "unknown flag: --nope");
+}
