@@ -1,5 +1,7 @@
 //! The server program: reads the configuration, sets up the log, runs a member.
 
+mod gateway;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,11 +12,16 @@ use retcd_server::{logging, server};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if let Some(name @ ("gateway" | "grpc-proxy")) = std::env::args().nth(1).as_deref() {
-        say_to_stderr(&format!("etcd {name} is not available yet\n"));
-        return ExitCode::FAILURE;
+    let sources = Sources::of_process();
+    match sources.arguments.first().map(String::as_str) {
+        Some("gateway") => return gateway::run(&sources.arguments[1..]),
+        Some("grpc-proxy") => {
+            say_to_stderr("etcd grpc-proxy is not available yet\n");
+            return ExitCode::FAILURE;
+        }
+        _ => {}
     }
-    match config::load(&Sources::of_process()) {
+    match config::load(&sources) {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Run(config)) => run(*config),
         Err(error) if error.is_usage() => {
@@ -33,12 +40,10 @@ fn main() -> ExitCode {
 fn run(config: Config) -> ExitCode {
     if let Err(error) = logging::install(&config.log) {
         log_with_defaults();
-        tracing::error!(error = %error, "failed to set up logging");
+        tracing::warn!(error = %error, "failed to verify flags");
         return ExitCode::FAILURE;
     }
-    let arguments: Vec<String> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    tracing::info!(args = %logging::strings(&arguments), "Running: ");
+    log_arguments();
     config.log_notices();
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,6 +52,12 @@ fn run(config: Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_arguments() {
+    let arguments: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    tracing::info!(args = %logging::strings(&arguments), "Running: ");
 }
 
 /// For what goes wrong before the wanted log exists.

@@ -163,7 +163,7 @@ impl Url {
 }
 
 /// Splits at the last colon. An IPv6 address needs its brackets, which are cut off.
-fn split_host_port(authority: &str) -> Option<(&str, &str)> {
+pub fn split_host_port(authority: &str) -> Option<(&str, &str)> {
     let (host, port) = authority.rsplit_once(':')?;
     if let Some(inner) = host.strip_prefix('[') {
         return Some((inner.strip_suffix(']')?, port));

@@ -6,7 +6,12 @@
 //! quoted at the event (`"start time" = …`). Numbers and booleans keep their type, errors and durations are
 //! texts, [`strings`] makes a list, and a `FieldList` stands for any number of fields.
 //!
+//! Lines go to the standard outputs, to files, of which one may be rotated ([`rotation`]), or to systemd's journal.
+//!
 //! A disabled event costs one load: levels are decided once per call site. Libraries speak only from *warn* on.
+
+mod journal;
+pub mod rotation;
 
 use std::cell::RefCell;
 use std::error::Error as StdError;
@@ -24,7 +29,10 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-/// What `--log-level`, `--log-format` and `--log-outputs` say.
+use journal::Journal;
+use rotation::{RotatedFile, Rotation};
+
+/// What the flags about the log say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub level: Level,
@@ -98,6 +106,9 @@ pub enum Output {
     Stdout,
     /// Appended to; created when missing.
     File(PathBuf),
+    Rotated(PathBuf, Rotation),
+    /// systemd's; what it does not take goes to the standard error.
+    Journal,
 }
 
 impl Output {
@@ -105,6 +116,7 @@ impl Output {
         match name {
             "default" | "stderr" => Self::Stderr,
             "stdout" => Self::Stdout,
+            "systemd/journal" => Self::Journal,
             path => Self::File(path.into()),
         }
     }
@@ -114,6 +126,8 @@ impl Output {
 pub enum Error {
     #[error("open log output {}: {source}", path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[error("can't find journal (dial unixgram {}: connect: {})", journal::SOCKET, in_go_words(.0))]
+    Journal(io::Error),
     #[error("logging is already set up in this process")]
     AlreadySet,
 }
@@ -207,6 +221,12 @@ impl Scalar for u32 {}
 impl Scalar for u64 {}
 impl Scalar for usize {}
 
+/// The text of the operating system without Rust's number, and in lower case as Go has it.
+pub(crate) fn in_go_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 /// A moment, as the lines have theirs.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut text = String::new();
@@ -237,36 +257,48 @@ enum Sink {
     Stderr,
     Stdout,
     File(File),
+    Rotated(Box<RotatedFile>),
+    Journal(Journal),
     #[cfg(test)]
     Memory(std::sync::Arc<Mutex<Vec<u8>>>),
 }
 
 impl Sink {
     fn open(output: &Output) -> Result<Self, Error> {
+        let failed = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| Error::Open { path, source }
+        };
         Ok(match output {
             Output::Stderr => Self::Stderr,
             Output::Stdout => Self::Stdout,
             Output::File(path) => Self::File(
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .map_err(|source| Error::Open { path: path.clone(), source })?,
+                OpenOptions::new().create(true).append(true).open(path).map_err(failed(path))?,
             ),
+            Output::Rotated(path, rotation) => Self::Rotated(Box::new(
+                RotatedFile::open(path, rotation.clone()).map_err(failed(path))?,
+            )),
+            Output::Journal => Self::Journal(Journal::open().map_err(Error::Journal)?),
         })
     }
 
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    fn write(&mut self, line: &str, metadata: &Metadata<'_>) -> io::Result<()> {
         match self {
-            Self::Stderr => io::stderr().lock().write_all(line),
+            Self::Stderr => io::stderr().lock().write_all(line.as_bytes()),
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(line)?;
+                stdout.write_all(line.as_bytes())?;
                 stdout.flush()
             }
-            Self::File(file) => file.write_all(line),
+            Self::File(file) => file.write_all(line.as_bytes()),
+            Self::Rotated(file) => file.write(line.as_bytes()),
+            Self::Journal(journal) => {
+                let (dir, _) = caller(metadata.file().unwrap_or_default());
+                let written = journal.write(line, *metadata.level(), dir.unwrap_or("."));
+                written.or_else(|_| io::stderr().lock().write_all(line.as_bytes()))
+            }
             #[cfg(test)]
-            Self::Memory(buffer) => buffer.lock().write_all(line),
+            Self::Memory(buffer) => buffer.lock().write_all(line.as_bytes()),
         }
     }
 }
@@ -317,7 +349,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             format_event(line, self.format, SystemTime::now(), event);
             for sink in &mut *self.sinks.lock() {
                 // There is nowhere to tell that the log cannot be written.
-                let _ = sink.write(line.as_bytes());
+                let _ = sink.write(line, event.metadata());
             }
         };
         LINE.with(|line| match line.try_borrow_mut() {
@@ -373,12 +405,16 @@ fn level_name(level: tracing::Level) -> &'static str {
 }
 
 /// The last directory and the file, as Go's loggers shorten it; `src` says nothing and is left out.
-fn push_caller(line: &mut String, file: &str, number: u32) {
+fn caller(file: &str) -> (Option<&str>, &str) {
     let mut parts = file.rsplit(['/', '\\']).filter(|part| *part != "src");
     let name = parts.next().unwrap_or(file);
-    let _ = match parts.next() {
-        Some(dir) => write!(line, "{dir}/{name}:{number}"),
-        None => write!(line, "{name}:{number}"),
+    (parts.next(), name)
+}
+
+fn push_caller(line: &mut String, file: &str, number: u32) {
+    let _ = match caller(file) {
+        (Some(dir), name) => write!(line, "{dir}/{name}:{number}"),
+        (None, name) => write!(line, "{name}:{number}"),
     };
 }
 

@@ -30,6 +30,7 @@ use crate::config::{AutoCompaction, Config, Gate};
 use crate::grpc::connection;
 use crate::http::Scope;
 use crate::logging;
+use crate::memory_lock;
 use crate::metrics::Metrics;
 use crate::node::commit_loop::{self, CommitLoop};
 use crate::node::mailbox::Mailbox;
@@ -58,6 +59,8 @@ pub enum Error {
     Backend(#[from] retcd_storage::backend::Error),
     #[error("start a thread: {0}")]
     Thread(#[source] io::Error),
+    #[error(transparent)]
+    Memory(#[from] memory_lock::Error),
 }
 
 /// How long running calls may take to end after a stop was asked for.
@@ -94,6 +97,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Thread)?;
+    if config.memory_mlock {
+        memory_lock::lock()?;
+    }
     let member = Member::start(config, &runtime)?;
     let grpc = if http_clients.is_empty() { Scope::Client } else { Scope::Grpc };
     let listeners = [(clients, grpc), (http_clients, Scope::Http), (operators, Scope::Metrics)];
@@ -187,6 +193,8 @@ impl Member {
                 cluster_id: ids.cluster,
                 peer_urls: config.initial_advertise_peer_urls.to_strings(),
                 dial_timeout: Duration::from_secs(1) + config.election_timeout,
+                read_timeout: config.raft_read_timeout,
+                write_timeout: config.raft_write_timeout,
             },
             metrics.clone(),
         );
@@ -370,6 +378,10 @@ impl Member {
             self.stops.streams.clone(),
         ));
         tasks.spawn(self.until_stop(background::monitor_versions(node.clone(), reader.clone())));
+        if let Some(period) = self.config.downgrade_check_time {
+            let monitor = background::monitor_downgrade(node.clone(), reader.clone(), period);
+            tasks.spawn(self.until_stop(monitor));
+        }
         if let Some(tracer) = &self.tracer {
             tasks.spawn(Exporter::new(tracer.clone()).run(self.stops.streams.clone()));
         }

@@ -62,9 +62,17 @@ pub(crate) fn end_by(signal: Signal) {
     }
 }
 
-/// Tells systemd, when it started this process with `Type=notify`, that the member serves.
+/// Tells systemd, when it started this process with `Type=notify`, that it serves.
 pub(crate) fn notify_supervisor() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    tracing::info!("notifying init daemon");
+    match try_notify() {
+        Ok(()) => tracing::info!("successfully notified init daemon"),
+        Err(error) => tracing::error!(%error, "failed to notify systemd for readiness"),
+    }
+}
+
+fn try_notify() -> io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let told = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
         let path = path.to_string_lossy();
         if let Some(name) = path.strip_prefix('@') {
@@ -75,7 +83,5 @@ pub(crate) fn notify_supervisor() {
             socket.send_to(b"READY=1", path.as_ref())
         }
     });
-    if let Err(error) = told {
-        tracing::warn!(%error, "could not tell the supervisor that the member is ready");
-    }
+    told.map(drop)
 }

@@ -261,6 +261,42 @@ async fn members_find_each_other_by_srv_records() {
     expect_cluster(&mut members).await;
 }
 
+#[tokio::test]
+async fn a_gateway_finds_members_by_srv_records() {
+    let member = Member::start(&server_binary(), &[]);
+    let endpoint = member.endpoint();
+    let port: u16 = endpoint.rsplit(':').next().unwrap().parse().unwrap();
+    let server = name_server(move |name| match name {
+        "_etcd-client._tcp.example.com" | "_etcd-client-ssl-red._tcp.example.com" => vec![port],
+        _ => Vec::new(),
+    });
+    let own = Port::claim();
+    let start = |flags: &[&str]| {
+        let mut command = Command::new(server_binary());
+        command.env("RETCD_DNS_SERVER", format!("127.0.0.1:{server}"));
+        command.args(["gateway", "start", "--discovery-srv", DOMAIN]);
+        command.args(["--listen-addr", &format!("127.0.0.1:{}", own.number())]).args(flags);
+        Process::spawn(&mut command)
+    };
+    let mut gateway = start(&["--insecure-discovery"]);
+    gateway.expect("discovered cluster from SRV", PATIENCE);
+    gateway.expect("ready to proxy client requests", PATIENCE);
+    let channel = Endpoint::from_shared(own.url()).unwrap().connect_lazy();
+    assert!(put(&channel, "key", "value").await);
+    drop(gateway);
+
+    // A member that cannot prove who it is does not count; the listed ones do.
+    let mut gateway = start(&["--endpoints", "127.0.0.1:1"]);
+    gateway.expect("is insecure", PATIENCE);
+    gateway.expect("\"endpoints\":[\"127.0.0.1:1\"]", PATIENCE);
+    drop(gateway);
+    for (name, refusal) in [("red", "TLS is not available yet"), ("green", "dns lookup errors: ")] {
+        let mut gateway = start(&["--discovery-srv-name", name]);
+        gateway.expect(refusal, PATIENCE);
+        assert_eq!(gateway.wait(PATIENCE).code(), Some(1));
+    }
+}
+
 /// Answers every question for SRV records with ports of `localhost`; no ports means that there is no such name. Returns
 /// the port to ask. Ends with the test's process.
 fn name_server(ports: impl Fn(&str) -> Vec<u16> + Send + 'static) -> u16 {

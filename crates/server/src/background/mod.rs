@@ -6,4 +6,4 @@ mod versions;
 
 pub(crate) use compactor::{Compactor, Retention};
 pub(crate) use leases::expire_leases;
-pub(crate) use versions::{Minor, monitor_versions, set_own_version};
+pub(crate) use versions::{Minor, monitor_downgrade, monitor_versions, set_own_version};

@@ -1,7 +1,8 @@
 //! The cluster version: the least that all members can do.
 //!
 //! The leader asks every member which release it runs, and proposes the lowest minor release as the cluster version: at
-//! first as soon as it leads, later only ever higher, or lower by one while a downgrade is enabled.
+//! first as soon as it leads, later only ever higher, or lower by one while a downgrade is enabled. That has finished when
+//! every member runs the release that it leads to.
 
 use std::time::{Duration, Instant};
 
@@ -87,15 +88,37 @@ pub(crate) async fn monitor_versions(node: NodeHandle, reader: Reader) {
         if let Some(version) = decide(present, lowest, target) {
             set_version(&node, version).await;
         }
-        if target.is_some() && target == lowest {
-            tracing::info!(
-                cluster_version = downgrade.target_version,
-                "the cluster has been downgraded"
-            );
+    }
+}
+
+/// Ends a downgrade that has finished. Looks at every `period`; runs until it is dropped.
+pub(crate) async fn monitor_downgrade(node: NodeHandle, reader: Reader, period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        let downgrade = reader.downgrade();
+        let target = Minor::parse(&downgrade.target_version).filter(|_| downgrade.is_enabled);
+        let Some(target) = target.filter(|_| node.is_leader()) else { continue };
+        let versions = versions(&node, &reader.members()).await;
+        if has_finished(target, &versions) {
+            let cluster_version = downgrade.target_version;
+            tracing::info!(cluster_version, "the cluster has been downgraded");
             let done = membershippb::DowngradeInfoSetRequest { enabled: false, ver: String::new() };
             let _ = node.propose_as_leader(Request::DowngradeInfoSet, &done);
         }
     }
+}
+
+fn has_finished(target: Minor, versions: &[(u64, Option<Minor>)]) -> bool {
+    let other = versions.iter().find(|(_, version)| *version != Some(target));
+    if let Some((id, Some(version))) = other {
+        tracing::warn!(
+            remote_member_id = %format!("{id:x}"),
+            current_server_version = version.text(),
+            target_version = target.text(),
+            "remotes server has mismatching etcd version"
+        );
+    }
+    other.is_none()
 }
 
 /// Logs a cluster version that is new, whoever has set it.
@@ -150,17 +173,22 @@ async fn set_version(node: &NodeHandle, version: Minor) {
 
 /// None while some member does not answer.
 async fn lowest_version(node: &NodeHandle, members: &[Member]) -> Option<Minor> {
+    let versions = versions(node, members).await;
+    versions.into_iter().map(|(_, version)| version).min().flatten()
+}
+
+/// What each member runs, this one first; none of one that does not answer.
+async fn versions(node: &NodeHandle, members: &[Member]) -> Vec<(u64, Option<Minor>)> {
     let mut asked = tokio::task::JoinSet::new();
     for member in members.iter().filter(|member| member.id != node.member_id()) {
         let urls: Vec<Url> =
             member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
-        asked.spawn(async move { ask(&urls).await });
+        let id = member.id;
+        asked.spawn(async move { (id, ask(&urls).await) });
     }
-    let mut lowest = Minor::parse(ETCD_VERSION);
-    while let Some(answer) = asked.join_next().await {
-        lowest = lowest.min(Some(answer.ok().flatten()?));
-    }
-    lowest
+    let mut versions = vec![(node.member_id(), Minor::parse(ETCD_VERSION))];
+    versions.extend(asked.join_all().await);
+    versions
 }
 
 async fn ask(urls: &[Url]) -> Option<Minor> {
@@ -187,6 +215,18 @@ mod tests {
         }
         assert_eq!(Minor::parse("3.7.1-rc.0"), Minor::parse("3.7"));
         assert_eq!(version.one_below(), Minor::parse("3.5").unwrap());
+    }
+
+    #[test]
+    fn a_downgrade_has_finished_when_every_member_is_there() {
+        let target = Minor::parse("3.6").unwrap();
+        let finished = |versions: &[&str]| {
+            let versions = versions.iter().map(|version| (7, Minor::parse(version)));
+            has_finished(target, &versions.collect::<Vec<_>>())
+        };
+        assert!(finished(&["3.6.4", "3.6.9"]));
+        assert!(!finished(&["3.6.4", "3.7.1"]));
+        assert!(!finished(&["3.6.4", ""]));
     }
 
     #[test]

@@ -16,12 +16,14 @@ use super::{
     Registry, User, duration,
 };
 use crate::logging;
+use crate::logging::rotation::Rotation;
 
 const MAX_ELECTION_MS: u64 = 50_000;
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 const SUGGESTED_QUOTA_BYTES: u64 = 8 << 30;
 const SUGGESTED_REQUEST_BYTES: u64 = 10 << 20;
 const DEFAULT_BCRYPT_COST: u32 = 10;
+const MIN_RAFT_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_WATCH_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who spoke. The file and the words differ in when the defaults of URLs fall away.
@@ -72,6 +74,8 @@ pub(super) fn check(
     };
     let tracing = distributed_tracing(&settings)?;
     let bcrypt_cost = bcrypt_cost(&mut settings);
+    let raft_read_timeout = raft_timeout(&mut settings, "raft-read-timeout");
+    let raft_write_timeout = raft_timeout(&mut settings, "raft-write-timeout");
     let quota_backend_bytes = quota(&mut settings);
     let max_request_bytes = max_request_bytes(&mut settings)?;
     notice_flags_without_meaning(&mut settings);
@@ -81,6 +85,7 @@ pub(super) fn check(
         data_dir,
         wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
+        memory_mlock: settings.bool("memory-mlock"),
         listen_peer_urls: urls.listen_peer,
         listen_client_urls: urls.listen_client,
         listen_client_http_urls: urls.listen_client_http,
@@ -98,10 +103,13 @@ pub(super) fn check(
         discovery,
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         max_learners: not_negative(&settings, "max-learners")?,
+        downgrade_check_time: unless_zero(settings.duration("downgrade-check-time")),
         heartbeat_interval,
         election_timeout,
         initial_election_tick_advance: settings.bool("initial-election-tick-advance"),
         pre_vote: settings.bool("pre-vote"),
+        raft_read_timeout,
+        raft_write_timeout,
         snapshot_count: or(settings.uint("snapshot-count"), 10_000),
         snapshot_catchup_entries: or(settings.uint("snapshot-catchup-entries"), 5_000),
         max_snapshots: settings.uint("max-snapshots"),
@@ -368,20 +376,49 @@ fn log_settings(settings: &Settings) -> Result<logging::Settings, Error> {
     let mut outputs = settings.list("log-outputs");
     outputs.sort();
     outputs.dedup();
-    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
-        return Err(Error::SeveralLogOutputs);
-    }
-    if outputs.iter().any(|output| output == "systemd/journal") {
-        return Err(Error::NotAvailable { flag: "log-outputs", what: "logging to the journal" });
-    }
     if outputs.is_empty() {
         outputs.push("default".to_owned());
     }
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
+        return Err(Error::SeveralLogOutputs);
+    }
+    let rotation = log_rotation(settings, &outputs)?;
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "systemd/journal") {
+        return Err(Error::JournalAndOthers(format!("{outputs:?}").replace(',', "")));
+    }
+    let output = |name: &String| match (logging::Output::from_name(name), &rotation) {
+        (logging::Output::File(path), Some(rotation)) => {
+            logging::Output::Rotated(path, rotation.clone())
+        }
+        (output, _) => output,
+    };
     Ok(logging::Settings {
         level: logging::Level::from_name(&level).ok_or(Error::LogLevel(level))?,
         format: logging::Format::from_name(&format).ok_or(Error::LogFormat(format))?,
-        outputs: outputs.iter().map(|output| logging::Output::from_name(output)).collect(),
+        outputs: outputs.iter().map(output).collect(),
     })
+}
+
+/// Two standard outputs pass, with nothing to rotate, as in etcd.
+fn log_rotation(settings: &Settings, outputs: &[String]) -> Result<Option<Rotation>, Error> {
+    if !settings.bool("enable-log-rotation") {
+        return Ok(None);
+    }
+    let is_file = |output: &&String| !["default", "stderr", "stdout"].contains(&output.as_str());
+    match (outputs.iter().filter(is_file).count(), outputs.len()) {
+        (1, _) | (0, 2..) => {
+            Ok(Some(Rotation::from_json(&settings.text("log-rotation-config-json"))?))
+        }
+        _ => Err(Error::RotationWithoutFile),
+    }
+}
+
+fn raft_timeout(settings: &mut Settings, flag: &'static str) -> Duration {
+    let timeout = settings.duration(flag);
+    if timeout < MIN_RAFT_TIMEOUT {
+        settings.notices.push(Notice::RaisedTimeout { flag, used: MIN_RAFT_TIMEOUT });
+    }
+    timeout.max(MIN_RAFT_TIMEOUT)
 }
 
 /// Checked only when tracing is on, as in etcd.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::gates;
+use crate::logging::rotation;
 
 /// Texts agree with etcd's where etcd finds the same fault.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,15 @@ pub enum Error {
     LogFormat(String),
     #[error("multi logoutput for \"default\" is not supported yet")]
     SeveralLogOutputs,
+    #[error(
+        "running with systemd/journal but other '--log-outputs' values ({0}) are configured with 'default'; \
+         override 'default' value with something else"
+    )]
+    JournalAndOthers(String),
+    #[error("--log-outputs requires a single file path when --log-rotate-config-json is defined")]
+    RotationWithoutFile,
+    #[error(transparent)]
+    LogRotation(#[from] rotation::Error),
     #[error("distributed tracing configurition is not valid: (tracing sampling rate must be {0})")]
     TracingSamplingRate(&'static str),
     #[error("unknown metrics level {0:?}, supported values basic, extensive")]

@@ -24,7 +24,7 @@ pub const USAGE: &str = "Usage:
     Durations are integers of nanoseconds there (10m is 600000000000), heartbeat-interval and
     election-timeout stay milliseconds.
 
-  etcd gateway
+  etcd gateway start
     Forward TCP connections to members.
 
   etcd grpc-proxy

@@ -55,6 +55,8 @@ pub struct Config {
     /// None: `<data_dir>/member/wal`.
     pub wal_dir: Option<PathBuf>,
     pub unsafe_no_fsync: bool,
+    /// Keep in RAM what is in use.
+    pub memory_mlock: bool,
 
     pub listen_peer_urls: UrlList,
     /// gRPC, and HTTP unless there are URLs for that alone.
@@ -75,12 +77,17 @@ pub struct Config {
     pub discovery: Option<Discovery>,
     pub strict_reconfig_check: bool,
     pub max_learners: u64,
+    /// How often the leader looks whether a downgrade has finished; none: never.
+    pub downgrade_check_time: Option<Duration>,
 
     /// One tick of Raft.
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub initial_election_tick_advance: bool,
     pub pre_vote: bool,
+    /// How long another member may be silent, and may take no data.
+    pub raft_read_timeout: Duration,
+    pub raft_write_timeout: Duration,
     /// Applied entries between Raft snapshots on disk.
     pub snapshot_count: u64,
     /// Entries kept in memory behind a snapshot, for slow followers.

@@ -3,6 +3,9 @@
 //! The configuration is read before there is a logger, so these remarks are collected and logged afterwards.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use super::duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -40,6 +43,11 @@ pub enum Notice {
         used: u32,
     },
     CheckpointWithoutPersistence,
+    /// A timeout of connections between members that was too short.
+    RaisedTimeout {
+        flag: &'static str,
+        used: Duration,
+    },
 }
 
 impl Notice {
@@ -97,6 +105,10 @@ impl Notice {
                 "Detected that checkpointing is enabled without persistence. Consider enabling feature \
                  gate LeaseCheckpointPersist"
             ),
+            Self::RaisedTimeout { flag, used } => {
+                let used = duration::display(*used);
+                tracing::info!("{flag} increased to minimum value: {used}");
+            }
             Self::BcryptCost { set, used } => tracing::warn!(
                 given_cost = set,
                 default_cost = used,

@@ -239,6 +239,51 @@ fn values_are_refused_in_go_s_words() {
     assert!(refused("--discovery-fallback=proxy").starts_with("v2 proxy is deprecated"));
 }
 
+#[test]
+fn one_log_file_can_be_rotated() {
+    let outputs = |line: &str| words(line).log.outputs;
+    let rotation = logging::rotation::Rotation::from_json("{\"maxsize\":1}").unwrap();
+    let rotated = logging::Output::Rotated("a.log".into(), rotation);
+    let on = "--enable-log-rotation --log-rotation-config-json={\"maxsize\":1} --log-outputs";
+    assert_eq!(outputs(&format!("{on}=a.log")), std::slice::from_ref(&rotated));
+    assert_eq!(outputs(&format!("{on}=stderr,a.log")), [rotated, logging::Output::Stderr]);
+    let both = [logging::Output::Stderr, logging::Output::Stdout];
+    assert_eq!(outputs(&format!("{on}=stdout,stderr")), both);
+    // Nothing is read of it while it is off.
+    let off = "--log-rotation-config-json=x --log-outputs=a.log";
+    assert_eq!(outputs(off), [logging::Output::File("a.log".into())]);
+    let no_file =
+        "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+    for line in ["default", "stderr", "a.log,b.log"] {
+        assert_eq!(refused(&format!("{on}={line}")), no_file);
+    }
+    assert_eq!(refused("--enable-log-rotation"), no_file);
+    assert_eq!(
+        refused("--enable-log-rotation --log-outputs=a.log --log-rotation-config-json=x"),
+        "improperly formatted log rotation config: invalid character 'x' looking for beginning of value"
+    );
+}
+
+#[test]
+fn the_journal_is_an_output_of_its_own() {
+    assert_eq!(words("--log-outputs=systemd/journal").log.outputs, [logging::Output::Journal]);
+    assert_eq!(
+        refused("--log-outputs=systemd/journal,stderr"),
+        "running with systemd/journal but other '--log-outputs' values ([\"stderr\" \
+         \"systemd/journal\"]) are configured with 'default'; override 'default' value with something else"
+    );
+}
+
+#[test]
+fn timeouts_between_members_are_raised() {
+    let config = words("--raft-read-timeout=1s --raft-write-timeout=6s");
+    let (read, write) = (config.raft_read_timeout, config.raft_write_timeout);
+    assert_eq!((read, write), (Duration::from_secs(5), Duration::from_secs(6)));
+    let raised = Notice::RaisedTimeout { flag: "raft-read-timeout", used: read };
+    assert!(config.notices.contains(&raised));
+    assert_eq!(words("").raft_write_timeout, Duration::from_secs(5));
+}
+
 /// A value of the kind that differs from the default.
 fn unusual(flag: &flags::Flag) -> &'static str {
     match flag.kind {
@@ -274,10 +319,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
             "--listen-metrics-urls: TLS is not available yet",
         ),
         ("--auth-token=jwt,pub-key=a", "--auth-token: JWT is not available yet"),
-        (
-            "--log-outputs=systemd/journal",
-            "--log-outputs: logging to the journal is not available yet",
-        ),
     ] {
         assert_eq!(refused(line), message, "{line}");
     }

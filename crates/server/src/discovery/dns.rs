@@ -26,6 +26,12 @@ pub enum Error {
     Lookup { service: String, reason: String },
     #[error("--discovery-srv: {0} leads to peers with TLS, and TLS is not available yet")]
     Tls(String),
+    #[error(
+        "--discovery-srv: {0} would have to be verified, and TLS is not available yet; see --insecure-discovery"
+    )]
+    Unverified(String),
+    #[error("dns lookup errors: {encrypted} and {plain}")]
+    Clients { encrypted: String, plain: String },
     #[error("{url}: {source}")]
     OwnAddress { url: String, source: std::io::Error },
     #[error("cannot find local etcd member {0:?} in SRV records")]
@@ -40,15 +46,11 @@ pub(crate) async fn find(
     advertised: &UrlList,
 ) -> Result<String, Error> {
     let resolver = resolver()?;
-    let service = |kind: &str| {
-        let dash = if service_name.is_empty() { "" } else { "-" };
-        format!("etcd-server{kind}{dash}{service_name}")
-    };
-    let encrypted = service("-ssl");
+    let encrypted = service("etcd-server-ssl", service_name);
     if records(&resolver, &encrypted, domain).await.is_ok_and(|records| !records.is_empty()) {
         return Err(Error::Tls(format!("_{encrypted}._tcp.{domain}")));
     }
-    let plain = service("");
+    let plain = service("etcd-server", service_name);
     let records = records(&resolver, &plain, domain)
         .await
         .map_err(|reason| Error::Lookup { service: plain.clone(), reason })?;
@@ -76,6 +78,50 @@ pub(crate) async fn find(
     let members = name_all(&members, name);
     tracing::info!(members, domain, "found all members by SRV records");
     Ok(members)
+}
+
+/// A way for clients to a cluster.
+pub(crate) struct ClientRecord {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) priority: u16,
+    pub(crate) weight: u16,
+    pub(crate) is_encrypted: bool,
+}
+
+impl ClientRecord {
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+/// Finds the client ports of a domain's cluster, `_etcd-client-ssl._tcp.<domain>` and `_etcd-client._tcp.<domain>`.
+pub(crate) async fn find_clients(
+    domain: &str,
+    service_name: &str,
+) -> Result<Vec<ClientRecord>, Error> {
+    let resolver = resolver()?;
+    let find = async |kind: &str, is_encrypted| {
+        let records = records(&resolver, &service(kind, service_name), domain).await?;
+        let found = records.into_iter().map(move |record| ClientRecord {
+            host: record.target.to_utf8().trim_end_matches('.').to_owned(),
+            port: record.port,
+            priority: record.priority,
+            weight: record.weight,
+            is_encrypted,
+        });
+        Ok(found.collect::<Vec<_>>())
+    };
+    match (find("etcd-client-ssl", true).await, find("etcd-client", false).await) {
+        (Err(encrypted), Err(plain)) => Err(Error::Clients { encrypted, plain }),
+        (encrypted, plain) => Ok(encrypted.into_iter().chain(plain).flatten().collect()),
+    }
+}
+
+/// The name of a service, with the cluster's own part.
+fn service(kind: &str, service_name: &str) -> String {
+    if service_name.is_empty() { kind.to_owned() } else { format!("{kind}-{service_name}") }
 }
 
 /// Where a record leads.

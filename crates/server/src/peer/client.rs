@@ -15,7 +15,7 @@ use retcd_net::url::Url;
 use retcd_state_machine::cluster::Member;
 use tokio::time::timeout;
 
-use super::connection::{self, Connection, WRITE_TIMEOUT};
+use super::connection::{self, Connection};
 use super::pipeline::PROTOBUF;
 use super::requests::{
     HashAnswer, HashRequest, LeaseError, PROMOTE_UNKNOWN, PROMOTE_VOTER, VersionAnswer,
@@ -178,7 +178,7 @@ impl Client<'_> {
         request.headers_mut().extend(header.map(|(name, value)| (Some(name), value)));
         let dial = |source| connection::Error::Dial { url: self.url.to_string(), source };
         let exchange = async {
-            let mut connection = Connection::open(self.url, WRITE_TIMEOUT).await.map_err(dial)?;
+            let mut connection = Connection::open(self.url, self.limit).await.map_err(dial)?;
             connection.call(request).await
         };
         let answer = timeout(self.limit, exchange).await;

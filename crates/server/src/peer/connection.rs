@@ -18,8 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
-/// A socket that takes nothing for this long is broken, where no better limit is known.
-pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers other than streams are small.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -313,6 +311,8 @@ mod tests {
 
     use super::*;
 
+    const STALL: Duration = Duration::from_secs(5);
+
     fn get() -> Request<RequestBody> {
         Request::new(empty_body())
     }
@@ -332,7 +332,7 @@ mod tests {
     async fn a_request_over_a_closed_connection_is_known_to_be_unsent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut connection = Connection::open(&url, WRITE_TIMEOUT).await.unwrap();
+        let mut connection = Connection::open(&url, STALL).await.unwrap();
         let answer = "HTTP/1.1 204 No Content\r\n\r\n";
         let (first, socket) = tokio::join!(connection.call(get()), serve_one(&listener, answer));
         assert_eq!(first.unwrap().status(), StatusCode::NO_CONTENT);
@@ -351,7 +351,7 @@ mod tests {
     async fn a_request_whose_answer_breaks_off_may_have_arrived() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut connection = Connection::open(&url, WRITE_TIMEOUT).await.unwrap();
+        let mut connection = Connection::open(&url, STALL).await.unwrap();
         let peer = async { drop(serve_one(&listener, "").await) };
         let (answer, ()) = tokio::join!(connection.call(get()), peer);
         let error = answer.unwrap_err();

@@ -20,7 +20,7 @@ use retcd_net::listener::Listener;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::connection::{WRITE_TIMEOUT, WriteGuard};
+use super::connection::WriteGuard;
 use super::inbox::StreamKind;
 use super::network::Shared;
 use super::probe;
@@ -73,10 +73,11 @@ where
         let (shared, remote) = (shared.clone(), remote.clone());
         async move { Ok::<_, Infallible>(answer(&shared, request, &remote).await) }
     });
+    let io = TokioIo::new(WriteGuard::new(io, shared.settings.write_timeout));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(WriteGuard::new(io, WRITE_TIMEOUT)), service);
+        .serve_connection(io, service);
     if let Err(error) = connection.await {
         tracing::debug!(remote_address = &*remote, %error, "a peer's connection ended");
     }

@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode};
 use retcd_api::raftpb::Message;
 use tokio::time::timeout;
 
-use super::connection::{self, Connection, Streaming, WRITE_TIMEOUT};
+use super::connection::{self, Connection, Streaming};
 use super::network::Peer;
 use super::network::Shared;
 use super::wire::append;
@@ -74,8 +74,6 @@ impl StreamKind {
     }
 }
 
-/// A stream without a byte for this long is broken: the other side sends a heartbeat every third of it.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two attempts at a peer that is not there.
 const REDIAL_PAUSE: Duration = Duration::from_millis(100);
 /// Pauses before the first attempts after a stream broke.
@@ -106,8 +104,8 @@ enum Error {
     Mismatch(Mismatch),
     #[error("unexpected status {0}")]
     Status(StatusCode),
-    #[error("nothing was heard for {READ_TIMEOUT:?}")]
-    Silent,
+    #[error("nothing was heard for {0:?}")]
+    Silent(Duration),
     #[error("the peer ended the stream")]
     Ended,
     #[error(transparent)]
@@ -162,8 +160,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn open(&self) -> Result<Streaming, Error> {
         let url = self.peer.urls.pick();
-        let opened = timeout(self.shared.settings.dial_timeout, self.open_at(&url)).await;
-        let opened = opened.unwrap_or(Err(Error::Silent));
+        let limit = self.shared.settings.dial_timeout;
+        let opened = timeout(limit, self.open_at(&url)).await;
+        let opened = opened.unwrap_or(Err(Error::Silent(limit)));
         if opened.is_err() {
             self.peer.urls.avoid(&url);
         }
@@ -171,7 +170,8 @@ impl Reader<'_> {
     }
 
     async fn open_at(&self, url: &retcd_net::url::Url) -> Result<Streaming, Error> {
-        let connection = Connection::open(url, WRITE_TIMEOUT).await.map_err(Error::Dial)?;
+        let stall = self.shared.settings.write_timeout;
+        let connection = Connection::open(url, stall).await.map_err(Error::Dial)?;
         let mut request = Request::new(connection::empty_body());
         *request.method_mut() = Method::GET;
         let path = format!("{}/{:x}", self.kind.path(), self.shared.identity.member);
@@ -233,14 +233,15 @@ impl Reader<'_> {
         mut stream: Streaming,
         mut decode: impl FnMut(&mut BytesMut) -> Result<Option<Item>, frame::Error>,
     ) -> Error {
+        let limit = self.shared.settings.read_timeout;
         let mut buffer = BytesMut::new();
         loop {
-            let piece = match timeout(READ_TIMEOUT, stream.next()).await {
+            let piece = match timeout(limit, stream.next()).await {
                 Ok(Some(Ok(piece))) => piece,
                 Ok(Some(Err(error))) => return error.into(),
                 Ok(None) if buffer.is_empty() => return Error::Ended,
                 Ok(None) => return frame::Error::Truncated.into(),
-                Err(_) => return Error::Silent,
+                Err(_) => return Error::Silent(limit),
             };
             self.peer.metrics.received_bytes.add(piece.len() as u64);
             buffer.extend_from_slice(&piece);

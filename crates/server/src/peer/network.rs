@@ -36,6 +36,10 @@ pub(crate) struct Settings {
     pub(crate) peer_urls: Vec<String>,
     /// etcd takes a second and an election timeout.
     pub(crate) dial_timeout: Duration,
+    /// How long nothing may come before a peer's stream, or an answer, is given up: at least three heartbeats of its.
+    pub(crate) read_timeout: Duration,
+    /// How long a peer may take nothing of what is sent.
+    pub(crate) write_timeout: Duration,
 }
 
 /// The member, as the transport sees it.

@@ -12,14 +12,12 @@ use tokio::time::timeout;
 
 use bytes::Bytes;
 
-use super::connection::{self, Connection, RequestBody, WRITE_TIMEOUT};
+use super::connection::{self, Connection, RequestBody};
 use super::network::{Peer, Shared};
 use super::wire::headers::Mismatch;
 
 /// POSTs on their way to one peer at the same time.
 pub(crate) const WORKERS: usize = 4;
-/// A message that is not taken in this time is lost.
-const POST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a message did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -95,15 +93,19 @@ async fn try_post(
     url: &Url,
     body: Bytes,
 ) -> Result<(), Error> {
-    let deadline = connection::Error::Timeout(POST_TIMEOUT);
+    let settings = &shared.settings;
+    // A message that is not taken in this time is lost.
+    let limit = settings.read_timeout;
     let answer = async {
+        let stall = settings.write_timeout;
         let (_, connection) = match connection {
             Some(open) => open,
-            None => connection.insert((url.clone(), dial(shared, url, WRITE_TIMEOUT).await?)),
+            None => connection.insert((url.clone(), dial(shared, url, stall).await?)),
         };
         connection.call(post_request(shared, "/raft", PROTOBUF, connection::full_body(body))).await
     };
-    let answer = timeout(POST_TIMEOUT, answer).await.unwrap_or(Err(deadline))?;
+    let answer = timeout(limit, answer).await;
+    let answer = answer.unwrap_or(Err(connection::Error::Timeout(limit)))?;
     check_answer(url, &answer)
 }
 

@@ -8,7 +8,7 @@ use retcd_net::url::Url;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::connection::{self, Connection, WRITE_TIMEOUT};
+use super::connection::{self, Connection};
 use super::door::{self, Answer};
 use super::network::{Peer, Shared};
 use super::pipeline;
@@ -91,7 +91,7 @@ async fn probe(
     }
     let (_, connection) = match connection {
         Some(open) => open,
-        None => connection.insert((url.clone(), pipeline::dial(shared, url, WRITE_TIMEOUT).await?)),
+        None => connection.insert((url.clone(), pipeline::dial(shared, url, TIMEOUT).await?)),
     };
     let mut request = Request::new(connection::empty_body());
     *request.method_mut() = Method::GET;

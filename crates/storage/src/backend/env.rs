@@ -94,7 +94,12 @@ impl Env {
         // looked up as a shared mapping of that very file. For a shared mapping this advice drops page table entries
         // only: concurrent readers fault the same bytes in again.
         let code = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
-        if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        match std::io::Error::last_os_error() {
+            _ if code == 0 => Ok(()),
+            // Pages that are locked into memory are meant to stay.
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            error => Err(error),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use sha1::{Digest, Sha1};
 
 use super::member::{Member, Reply, poll_until, run};
 use crate::peer::client::Client;
-use crate::peer::connection::{Connection, WRITE_TIMEOUT, full_body};
+use crate::peer::connection::{Connection, full_body};
 
 /// A running etcd. Killed when dropped.
 struct Etcd {
@@ -375,7 +375,7 @@ async fn put_many(etcd: &Etcd) {
         .map(|_| {
             let (url, body) = (Url::parse(&etcd.client_url).unwrap(), body.clone());
             tokio::spawn(async move {
-                let mut connection = Connection::open(&url, WRITE_TIMEOUT).await.unwrap();
+                let mut connection = Connection::open(&url, Duration::from_secs(5)).await.unwrap();
                 for _ in 0..PUTS / WRITERS {
                     let mut request = Request::new(full_body(body.clone()));
                     *request.method_mut() = Method::POST;

@@ -310,6 +310,8 @@ impl Member {
             cluster_id: cluster,
             peer_urls: vec![url.clone()],
             dial_timeout: Duration::from_secs(2),
+            read_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(5),
         };
         let network = Network::new(settings, metrics.clone());
         let told = Arc::new(Told::default());
