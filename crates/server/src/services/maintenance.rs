@@ -10,6 +10,7 @@ use retcd_api::{CLUSTER_VERSION, ETCD_VERSION, membershippb};
 
 use super::{Answer, HeaderKind, Services, decode};
 use crate::background::Minor;
+use crate::config::Gate;
 use crate::node::Request;
 
 pub(super) fn status(services: &Services) -> Answer {
@@ -91,6 +92,8 @@ pub(super) async fn hash_kv(services: &Services, message: Bytes) -> Result<Answe
 }
 
 pub(super) async fn defragment(services: &Services) -> Result<Answer, RpcError> {
+    let stops = services.config.feature_gates.is_enabled(Gate::StopGrpcServiceOnDefrag);
+    let _turned_away = stops.then(|| services.health.turn_away());
     services.node.defragment().await?;
     Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
 }

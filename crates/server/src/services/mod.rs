@@ -31,6 +31,7 @@ use retcd_api::error::{Code, RpcError};
 use retcd_state_machine::{Reader, Response};
 
 pub(crate) use self::header::HeaderKind;
+use self::health::Health;
 pub(crate) use self::watch::{LocalHub, end_streams, hub_has_work, run_hub};
 use crate::config::Config;
 use crate::grpc::connection::Requests;
@@ -153,6 +154,7 @@ pub(crate) struct Services {
     pub(crate) node: NodeHandle,
     pub(crate) reader: Reader,
     pub(crate) headers: header::Headers,
+    health: Health,
 }
 
 /// A response: the body is the encoded message without field 1, where the header goes.
@@ -182,7 +184,7 @@ impl From<Response> for Answer {
 impl Services {
     pub(crate) fn new(config: Arc<Config>, node: NodeHandle, reader: Reader) -> Self {
         let headers = header::Headers::new(node.cluster_id(), node.member_id());
-        Services { config, node, reader, headers }
+        Services { config, node, reader, headers, health: Health::default() }
     }
 
     /// The header of an answer, as field 1 of its message. Empty when the response has none.
@@ -245,8 +247,8 @@ pub(crate) async fn unary(
         Rpc::MoveLeader => Box::pin(maintenance::move_leader(services, message)).await,
         Rpc::Downgrade => maintenance::downgrade(services, message).await,
         Rpc::Defragment => maintenance::defragment(services).await,
-        Rpc::HealthCheck => health::check(&decode(message)?),
-        Rpc::HealthList => Ok(health::list()),
+        Rpc::HealthCheck => services.health.check(&decode(message)?),
+        Rpc::HealthList => Ok(services.health.list()),
         Rpc::AuthStatus => {
             Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
         }
@@ -293,7 +295,7 @@ pub(crate) fn server_stream(
     guard::learner_stream(services, rpc)?;
     let body = match rpc {
         Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
-        Rpc::HealthWatch => Ok(Body::Stream(Box::new(health::Watch::open(&decode(message)?)))),
+        Rpc::HealthWatch => Ok(Body::Stream(Box::new(services.health.watch(&decode(message)?)))),
         Rpc::Observe => Ok(Body::Stream(Box::new(election::Observe::open(services, message)?))),
         Rpc::Snapshot => Ok(Body::Stream(Box::new(snapshot::Snapshot::open(services, message)?))),
         _ => Err(not_available(rpc)),
