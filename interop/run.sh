@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs clients of etcd against a server, one suite per client, and counts what passed. See README.md.
-# usage: [INTEROP_ALL=1] [ETCD_BIN=path] [ETCDCTL_BIN=path] run.sh [go|python|python-upstream|etcd3gw|openapi|node|rust ...]
+# usage: [INTEROP_ALL=1] [ETCD_BIN=path] [ETCDCTL_BIN=path] run.sh [go|python|python-upstream|etcd3gw|openapi|node|java|rust ...]
 set -uo pipefail
 cd "$(dirname "$0")"
 for candidate in ../target/release/etcd ../target/debug/etcd; do
@@ -52,6 +52,8 @@ run_go() { (cd go && go test -v -count=1 ./... | awk '/^--- SKIP/ { $0 = $0 last
 run_python() { venv && (cd python && "$cache/venv/bin/python" -m pytest -p no:cacheprovider $pytest); }
 run_python_upstream() { venv && sdist && (cd "$cache/etcd3-0.12.0" && PYTHONPATH=$OLDPWD/python "$cache/venv/bin/python" -m pytest -p upstream $pytest tests); }
 run_node() { (cd node && npm ci --silent && npm test --silent); }
+# Maven resets the colours of its output even where it uses none.
+run_java() { (cd java && mvn -q -B test 2>&1 | sed $'s/\e\\[[0-9;]*m//g'); }
 run_rust() { local protoc; protoc=$(compiler) && (cd rust && PROTOC=$protoc cargo test --locked -- ${INTEROP_ALL:+--include-ignored}); }
 run_etcd3gw() { gateway_venv && etcd3gw_sdist && (cd "$cache/etcd3gw-2.7.0" && python3 "$OLDPWD/gateway/with_server.py" "$cache/gateway-venv/bin/python" -m pytest $pytest etcd3gw/tests); }
 # Left out: streams do not end, a lock or a campaign may wait for ever, a second member takes the quorum away from the first.
@@ -63,13 +65,14 @@ run_openapi() {
 }
 
 pytest='-q -rap --no-fold-skipped' # One line for each test, behind all that the tests print.
-[ $# -gt 0 ] || set -- go python python-upstream etcd3gw openapi node rust
+[ $# -gt 0 ] || set -- go python python-upstream etcd3gw openapi node java rust
 for name in "$@"; do
   case $name in
     go) suite go go '^--- PASS' '^--- FAIL' '^--- SKIP' ;;
     openapi) suite openapi python3 ' [0-9]+ generated' '(❌.*: [0-9]+$|, [0-9]+ found)' '^ *Skipped' ;;
     python | python-upstream | etcd3gw) suite "$name" python3 '^PASSED ' '^(FAILED|ERROR) ' '^SKIPPED ' ;;
     node) suite node npm '^ok [^#]*$' '^not ok ' '^ok .*# SKIP' ;;
+    java) suite java mvn '^PASSED ' '^FAILED ' '^SKIPPED ' ;;
     rust) suite rust cargo '^test .* \.\.\. ok' '^test .* \.\.\. FAILED' '^test .* \.\.\. ignored' ;;
     *) echo "unknown suite: $name" >&2; exit 2 ;;
   esac
