@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs clients of etcd against a server, one suite per client, and counts what passed. See README.md.
-# usage: [INTEROP_ALL=1] [ETCD_BIN=path] [ETCDCTL_BIN=path] run.sh [go|python|python-upstream|etcd3gw|openapi|node|java|rust ...]
+# usage: [INTEROP_ALL=1] [ETCD_BIN=path] [ETCDCTL_BIN=path] run.sh [go|python|python-upstream|etcd3gw|openapi|node|java|rust|etcd ...]
 set -uo pipefail
 cd "$(dirname "$0")"
 for candidate in ../target/release/etcd ../target/debug/etcd; do
@@ -49,6 +49,11 @@ compiler() { command -v protoc || { venv >&2 && echo "$cache/venv/bin/protoc"; }
 
 # The reason of a skipped test stands on the line before.
 run_go() { (cd go && go test -v -count=1 ./... | awk '/^--- SKIP/ { $0 = $0 last } { last = $0; print }'); }
+# etcd's own tests, but those of left_out.tsv. They take fixed ports and ten minutes, so they run only when named.
+run_etcd() {
+  (cd etcd && go test -tags e2e -v -count=1 -p 1 -timeout 30m -skip "$(cut -f 1 left_out.tsv | paste -sd '|')" \
+    go.etcd.io/etcd/tests/v3/common go.etcd.io/etcd/tests/v3/e2e -args -bin-dir "$(dirname "$ETCD_BIN")")
+}
 run_python() { venv && (cd python && "$cache/venv/bin/python" -m pytest -p no:cacheprovider $pytest); }
 run_python_upstream() { venv && sdist && (cd "$cache/etcd3-0.12.0" && PYTHONPATH=$OLDPWD/python "$cache/venv/bin/python" -m pytest -p upstream $pytest tests); }
 run_node() { (cd node && npm ci --silent && npm test --silent); }
@@ -68,7 +73,7 @@ pytest='-q -rap --no-fold-skipped' # One line for each test, behind all that the
 [ $# -gt 0 ] || set -- go python python-upstream etcd3gw openapi node java rust
 for name in "$@"; do
   case $name in
-    go) suite go go '^--- PASS' '^--- FAIL' '^--- SKIP' ;;
+    go | etcd) suite "$name" go '^--- PASS' '^--- FAIL' '^--- SKIP' ;;
     openapi) suite openapi python3 ' [0-9]+ generated' '(❌.*: [0-9]+$|, [0-9]+ found)' '^ *Skipped' ;;
     python | python-upstream | etcd3gw) suite "$name" python3 '^PASSED ' '^(FAILED|ERROR) ' '^SKIPPED ' ;;
     node) suite node npm '^ok [^#]*$' '^not ok ' '^ok .*# SKIP' ;;
