@@ -71,19 +71,19 @@ impl Stats {
         let (request_count, response_count, content) = match rpc {
             Rpc::Range => {
                 let request = pb::RangeRequest::decode(request.clone()).ok()?;
-                let count = pb::RangeResponse::decode(answer.clone()).map_or(0, |got| got.count);
-                (0, count, range(&request))
+                let found = Found::decode(answer.clone()).unwrap_or_default();
+                (0, found.count, range(&request))
             }
             Rpc::Put => (1, 0, put(&pb::PutRequest::decode(request.clone()).ok()?)),
             Rpc::DeleteRange => {
                 let request = pb::DeleteRangeRequest::decode(request.clone()).ok()?;
-                let got = pb::DeleteRangeResponse::decode(answer.clone());
-                (0, got.map_or(0, |got| got.deleted), delete_range(&request))
+                let gone = Gone::decode(answer.clone()).unwrap_or_default();
+                (0, gone.deleted, delete_range(&request))
             }
             Rpc::Txn => {
                 let request = pb::TxnRequest::decode(request.clone()).ok()?;
-                let got = pb::TxnResponse::decode(answer.clone()).unwrap_or_default();
-                let taken = if got.succeeded { &request.success } else { &request.failure };
+                let branch = Branch::decode(answer.clone()).unwrap_or_default();
+                let taken = if branch.succeeded { &request.success } else { &request.failure };
                 (count(taken.len()), 0, txn(&request))
             }
             _ => return None,
@@ -96,6 +96,27 @@ impl Stats {
             content,
         })
     }
+}
+
+/// The one field of a `RangeResponse` that is told; the keys, of which there may be very many, are passed over.
+#[derive(prost::Message)]
+struct Found {
+    #[prost(int64, tag = "4")]
+    count: i64,
+}
+
+/// Of a `DeleteRangeResponse`.
+#[derive(prost::Message)]
+struct Gone {
+    #[prost(int64, tag = "2")]
+    deleted: i64,
+}
+
+/// Of a `TxnResponse`.
+#[derive(prost::Message)]
+struct Branch {
+    #[prost(bool, tag = "2")]
+    succeeded: bool,
 }
 
 fn count(number: usize) -> i64 {
@@ -242,7 +263,8 @@ mod tests {
             serializable: true,
             ..Default::default()
         };
-        let found = pb::RangeResponse { count: 12, ..Default::default() };
+        let kvs = vec![retcd_api::mvccpb::KeyValue::default(); 3];
+        let found = pb::RangeResponse { count: 12, kvs, ..Default::default() };
         let answer = Answer::at(5, found.encode_to_vec());
         let bytes = request.encode_to_vec().into();
         let stats = Stats::of(Rpc::Range, &bytes, Some(&answer)).unwrap();
@@ -281,6 +303,17 @@ mod tests {
         let done = pb::TxnResponse { succeeded: true, ..Default::default() };
         let answer = Answer::at(5, done.encode_to_vec());
         assert_eq!(Stats::of(Rpc::Txn, &bytes, Some(&answer)).unwrap().request_count, 2);
+    }
+
+    #[test]
+    fn a_deletion_counts_what_is_gone() {
+        let request = pb::DeleteRangeRequest { key: "a".into(), ..Default::default() };
+        let prev_kvs = vec![retcd_api::mvccpb::KeyValue::default(); 3];
+        let gone = pb::DeleteRangeResponse { deleted: 3, prev_kvs, ..Default::default() };
+        let answer = Answer::at(5, gone.encode_to_vec());
+        let bytes = request.encode_to_vec().into();
+        let stats = Stats::of(Rpc::DeleteRange, &bytes, Some(&answer)).unwrap();
+        assert_eq!((stats.response_count, &*stats.content), (3, "key:\"a\""));
     }
 
     #[test]
