@@ -9,7 +9,7 @@ use common::proxy::Proxy;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchResponse};
 use retcd_client::{Client, Config, Error, Watcher};
-use retcd_testkit::{Member, SOON, free_port, server_binary};
+use retcd_testkit::{Member, Port, SOON, server_binary};
 
 also_with_older_servers!();
 
@@ -41,8 +41,8 @@ async fn values(watcher: &mut Watcher, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn dead_endpoints_do_not_matter_while_one_lives() {
     let member = member();
-    let dead = format!("127.0.0.1:{}", free_port());
-    let client = client(&[dead, member.endpoint()]);
+    let dead = Port::claim();
+    let client = client(&[format!("127.0.0.1:{}", dead.number()), member.endpoint()]);
     for _ in 0..4 {
         client.put(put("key", "value")).await.unwrap();
     }

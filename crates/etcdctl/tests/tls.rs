@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
-use retcd_testkit::{Member, Outcome, Tool, free_port, real_etcd};
+use retcd_testkit::{Member, Outcome, Port, Tool, real_etcd};
 use tempfile::TempDir;
 
 /// Files with certificates and keys.
@@ -62,7 +62,8 @@ fn files_lead_to_encrypted_endpoints() {
     };
     let files = Files::make();
     let [ca, cert, key] = ["ca.crt", "member.crt", "member.key"].map(|name| files.text(name));
-    let endpoint = format!("127.0.0.1:{}", free_port());
+    let port = Port::claim();
+    let endpoint = format!("127.0.0.1:{}", port.number());
     let url = format!("https://{endpoint}");
     let flags = [
         ["--listen-client-urls", &url],

@@ -32,7 +32,7 @@ mod workload;
 pub use binaries::{binary, etcdctl_34, real_etcd, server_binary};
 pub use cluster::{Cluster, MemberPlan, PATIENCE, Plan};
 pub use links::{Fault, Links, SLOW};
-pub use member::{Member, free_port};
+pub use member::Member;
 pub use ports::Port;
 pub use process::Process;
 pub use tool::{Outcome, Tool};

@@ -1,6 +1,5 @@
 //! A member of a cluster: a server process with ports and a data directory of its own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,12 +9,6 @@ use crate::{Port, Process, SOON};
 
 /// What etcd logs once clients may come.
 const READY: &str = "ready to serve client requests";
-
-/// A port that nobody listened on a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
-}
 
 /// A single-member cluster.
 #[derive(Debug)]

@@ -1,48 +1,34 @@
 //! Ports that stay ours while nobody listens on them.
 //!
-//! A member that is down must find its port free again when it comes back. A port that the kernel handed out
-//! (bind to 0) does not promise that: the next outgoing connection of any program may get it. So these ports come
-//! from below the range that Linux takes such ports from, and a locked file tells other test processes that a port
-//! is taken. The lock ends with the process, however that ends.
+//! A member that is down must find its port free again when it comes back. A port that the kernel handed out once
+//! (bind to 0) does not promise that: the next outgoing connection of any program may get it. So the socket that got
+//! the port stays bound to it, and never listens. The kernel gives the port to nobody else by itself, and
+//! `SO_REUSEADDR`, which every server sets, lets one other socket listen there.
+//!
+//! That nothing here listens, not even for a moment, matters for one more reason: a process that another thread
+//! starts holds a copy of every socket until it has become its program. A port that was listened on may so be taken
+//! after its socket was closed.
 
-use std::fs::{self, File};
-use std::net::TcpListener;
-use std::ops::Range;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use retcd_checkers::Dice;
-
-/// Above the ports of well-known services, below Linux's own choice for outgoing connections (32768 and up).
-const RANGE: Range<u16> = 10_240..32_768;
+use tokio::net::TcpSocket;
 
 /// A port of loopback that no other holder of a `Port` uses.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// Holds the lock.
-    _claim: File,
+    /// Holds the claim.
+    _socket: TcpSocket,
 }
 
 impl Port {
     /// Takes a port.
     ///
     /// # Panics
-    /// All are taken, or the directory for temporary files cannot be written.
+    /// All are taken.
     pub fn claim() -> Self {
-        let dir = claims_dir();
-        let count = RANGE.end - RANGE.start;
-        let first = Dice::random().below(u64::from(count));
-        let first = u16::try_from(first).expect("below a 16 bit number");
-        (0..count)
-            .map(|step| RANGE.start + (first + step) % count)
-            .find_map(|number| {
-                let claim = File::create(dir.join(number.to_string())).ok()?;
-                claim.try_lock().ok()?;
-                // Somebody who knows nothing of claims may listen there.
-                TcpListener::bind(("127.0.0.1", number)).ok()?;
-                Some(Port { number, _claim: claim })
-            })
-            .expect("some port between 10240 and 32768 is free")
+        let (number, socket) = claim().expect("loopback has free ports");
+        Port { number, _socket: socket }
     }
 
     pub fn number(&self) -> u16 {
@@ -55,33 +41,49 @@ impl Port {
     }
 }
 
-/// The files stay: removing one would let two processes lock two files of one name.
-fn claims_dir() -> PathBuf {
-    let user = rustix::process::getuid().as_raw();
-    let dir = std::env::temp_dir().join(format!("retcd-test-ports-{user}"));
-    fs::create_dir_all(&dir).expect("the directory for temporary files can be written");
-    dir
+fn claim() -> std::io::Result<(u16, TcpSocket)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let number = socket.local_addr()?.port();
+    // Not before: the kernel would then hand out one port to several such sockets.
+    socket.set_reuseaddr(true)?;
+    Ok((number, socket))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
 
     #[test]
-    fn held_ports_differ_and_are_outside_of_the_kernels_choice() {
-        let ports: Vec<Port> = (0..50).map(|_| Port::claim()).collect();
+    fn held_ports_differ() {
+        let ports: Vec<Port> = (0..200).map(|_| Port::claim()).collect();
         let numbers: BTreeSet<u16> = ports.iter().map(Port::number).collect();
         assert_eq!(numbers.len(), ports.len());
-        assert!(numbers.iter().all(|number| RANGE.contains(number)));
     }
 
     #[test]
-    fn a_claim_ends_with_its_holder() {
+    fn a_claimed_port_can_be_listened_on_again_and_again_while_processes_start() {
+        let starting = std::thread::spawn(|| {
+            for _ in 0..200 {
+                Command::new("true").status().unwrap();
+            }
+        });
+        while !starting.is_finished() {
+            let port = Port::claim();
+            assert!(TcpStream::connect(("127.0.0.1", port.number())).is_err());
+            TcpListener::bind(("127.0.0.1", port.number())).unwrap();
+        }
+        starting.join().unwrap();
+    }
+
+    #[test]
+    fn the_kernel_hands_out_no_claimed_port() {
         let port = Port::claim();
-        let path = claims_dir().join(port.number().to_string());
-        assert!(File::create(&path).unwrap().try_lock().is_err());
-        drop(port);
-        assert!(File::create(&path).unwrap().try_lock().is_ok());
+        let without_reuse = TcpSocket::new_v4().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
+        assert!(without_reuse.bind(address).is_err());
     }
 }

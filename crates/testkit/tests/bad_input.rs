@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use retcd_testkit::{Member, Process, Tool, binary, free_port, server_binary};
+use retcd_testkit::{Member, Port, Process, Tool, binary, server_binary};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -39,7 +39,8 @@ fn flags(data_dir: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
 }
 
 fn start_on(data_dir: &Path) -> (i32, String) {
-    let flags = flags(data_dir, free_port(), free_port());
+    let (client, peer) = (Port::claim(), Port::claim());
+    let flags = flags(data_dir, client.number(), peer.number());
     start(&flags.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -78,7 +79,8 @@ fn a_taken_port_is_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
-    let flags = flags(&dir.path().join("data"), port, free_port());
+    let peer = Port::claim();
+    let flags = flags(&dir.path().join("data"), port, peer.number());
     let (code, output) = start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
     assert_ne!(code, 0, "{output}");
     assert!(

@@ -1,12 +1,13 @@
 //! A server of the kind under test, for as long as a test needs it.
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// Bounds every wait: long enough for a loaded machine, short enough to fail a hanging test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,13 +17,15 @@ pub struct Server {
     pub address: String,
     peer: String,
     dir: TempDir,
+    _held: [TcpSocket; 2],
 }
 
 impl Server {
     pub async fn start() -> (Server, Client) {
         let dir = tempfile::tempdir().unwrap();
-        let [address, peer] = free_addresses();
-        let server = Server { child: run(&address, &peer, &dir), address, peer, dir };
+        let [(address, client_socket), (peer, peer_socket)] = [free_address(), free_address()];
+        let child = run(&address, &peer, &dir);
+        let server = Server { child, address, peer, dir, _held: [client_socket, peer_socket] };
         let client = server.client().await;
         (server, client)
     }
@@ -70,10 +73,13 @@ fn run(address: &str, peer: &str, dir: &TempDir) -> Child {
         .unwrap()
 }
 
-/// Both are held until both are known, so that they differ.
-fn free_addresses() -> [String; 2] {
-    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().to_string())
+/// A free address. It stays so while the socket is there: that is bound to it and never listens.
+fn free_address() -> (String, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // The server may listen there nevertheless, since it sets this, too.
+    socket.set_reuseaddr(true).unwrap();
+    (socket.local_addr().unwrap().to_string(), socket)
 }
 
 /// Asks again and again until there is an answer.

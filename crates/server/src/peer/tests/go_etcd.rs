@@ -4,7 +4,6 @@
 //! etcd elects itself, commits and answers its clients with that follower as half of its quorum proves the wire in both
 //! directions; that it calls, that its database arrives, proves the rest.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use prost::Message as _;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb::{Entry, Message, MessageType};
 use retcd_net::url::Url;
+use retcd_testkit::Port;
 use sha1::{Digest, Sha1};
 
 use super::member::{Member, Reply, poll_until, run};
@@ -26,7 +26,7 @@ use crate::peer::connection::{Connection, full_body};
 /// A running etcd. Killed when dropped.
 struct Etcd {
     process: Child,
-    client_url: String,
+    client_port: Port,
     peer_url: String,
 }
 
@@ -46,11 +46,6 @@ fn release() -> Option<PathBuf> {
     dir
 }
 
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
 fn digest(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha1::new();
     for part in parts {
@@ -67,19 +62,21 @@ struct Plan {
     members: Vec<(String, String)>,
     ids: Vec<u64>,
     cluster: u64,
+    _ports: Vec<Port>,
 }
 
 impl Plan {
     fn new(etcds: usize) -> Self {
         let names = ["ours".to_owned()].into_iter().chain((0..etcds).map(|at| format!("go{at}")));
-        let members: Vec<_> = names.map(|name| (name, free_url())).collect();
+        let ports: Vec<_> = (0..=etcds).map(|_| Port::claim()).collect();
+        let members: Vec<_> = names.zip(ports.iter().map(Port::url)).collect();
         let id = |url: &String| digest(&[url.as_bytes(), TOKEN.as_bytes()]);
         let ids: Vec<_> = members.iter().map(|(_, url)| id(url)).collect();
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         let sorted: Vec<_> = sorted.iter().map(|id| id.to_be_bytes()).collect();
         let cluster = digest(&sorted.iter().map(|id| &id[..]).collect::<Vec<_>>());
-        Self { members, ids, cluster }
+        Self { members, ids, cluster, _ports: ports }
     }
 
     fn start_ours(&self, reply: Reply) -> Member {
@@ -92,7 +89,8 @@ impl Plan {
 
     fn start_etcd(&self, release: &Path, dir: &Path, at: usize) -> Etcd {
         let (name, peer_url) = &self.members[at];
-        let client_url = free_url();
+        let client_port = Port::claim();
+        let client_url = client_port.url();
         let all: Vec<_> = self.members.iter().map(|(name, url)| format!("{name}={url}")).collect();
         let mut command = Command::new(release.join("etcd"));
         command
@@ -104,7 +102,7 @@ impl Plan {
             .arg("--data-dir")
             .arg(dir.join(name));
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Etcd { process, client_url, peer_url: peer_url.clone() }
+        Etcd { process, client_port, peer_url: peer_url.clone() }
     }
 }
 
@@ -185,7 +183,7 @@ impl Follower {
 /// Runs etcdctl to its end without holding up the runtime.
 async fn etcdctl(release: &Path, etcd: &Etcd, args: &[&str]) -> String {
     let mut command = Command::new(release.join("etcdctl"));
-    command.args(["--endpoints", &etcd.client_url, "--command-timeout", "20s"]).args(args);
+    command.args(["--endpoints", &etcd.client_port.url(), "--command-timeout", "20s"]).args(args);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -373,7 +371,7 @@ async fn put_many(etcd: &Etcd) {
     let body = Bytes::from_static(br#"{"key":"a2V5","value":"dmFsdWU="}"#);
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| {
-            let (url, body) = (Url::parse(&etcd.client_url).unwrap(), body.clone());
+            let (url, body) = (Url::parse(&etcd.client_port.url()).unwrap(), body.clone());
             tokio::spawn(async move {
                 let mut connection = Connection::open(&url, Duration::from_secs(5)).await.unwrap();
                 for _ in 0..PUTS / WRITERS {

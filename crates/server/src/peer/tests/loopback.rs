@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use http_body::Body as _;
 use retcd_api::raftpb::MessageType;
+use retcd_testkit::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -127,10 +128,8 @@ fn a_dead_peer_is_told_at_once_and_found_again_after_its_restart() {
 fn a_peer_that_was_never_there_has_not_died() {
     run(async {
         let a = Member::start(1, CLUSTER);
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        a.network.add_peer(2, &[format!("http://{address}")]);
+        let nobody = Port::claim();
+        a.network.add_peer(2, &[nobody.url()]);
         a.network.send(vec![a.message(2, MessageType::MsgPreVote, 1)]);
         a.told.until("unreachable", |state| state.unreachable.contains(&2).then_some(())).await;
         a.told.with(|state| assert!(state.died.is_empty()));
@@ -206,10 +205,8 @@ fn a_peer_lives_at_any_of_its_urls_and_may_move() {
     run(async {
         let (a, b, c) =
             (Member::start(1, CLUSTER), Member::start(2, CLUSTER), Member::start(3, CLUSTER));
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dead = format!("http://{}", free.local_addr().unwrap());
-        drop(free);
-        a.network.add_peer(2, &[dead.clone(), b.url.clone()]);
+        let nobody = Port::claim();
+        a.network.add_peer(2, &[nobody.url(), b.url.clone()]);
         b.know(&a);
         a.streams_to(2).await;
         b.streams_to(1).await;
@@ -217,7 +214,7 @@ fn a_peer_lives_at_any_of_its_urls_and_may_move() {
         b.network.send(vec![b.message(1, MessageType::MsgHeartbeat, 1)]);
         a.told.message(MessageType::MsgHeartbeat, 1).await;
 
-        a.network.add_peer(3, &[dead]);
+        a.network.add_peer(3, &[nobody.url()]);
         c.know(&a);
         a.network.update_peer(3, std::slice::from_ref(&c.url));
         c.streams_to(1).await;
