@@ -1,9 +1,10 @@
-//! Where a member listens: etcd's URLs and the sockets behind them.
+//! Where members are: etcd's URLs, the sockets behind them, and how DNS leads to them.
 //!
-//! [`url`] knows which texts are addresses; [`listener`] turns one into an open socket. Neither knows what
-//! is spoken over the connection.
+//! [`url`] knows which texts are addresses; [`listener`] turns one into an open socket; [`srv`] finds hosts and ports
+//! under a domain's name. None knows what is spoken over the connection.
 
 pub mod listener;
+pub mod srv;
 pub mod url;
 
 pub use listener::{Bound, Listener, Socket, Stream};

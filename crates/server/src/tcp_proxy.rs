@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use retcd_net::srv::Service;
 use retcd_net::url::split_host_port;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -136,7 +137,7 @@ async fn discover(settings: &Settings) -> Result<Vec<Endpoint>, Error> {
         return Ok(Vec::new());
     }
     let endpoint = |record: dns::ClientRecord| {
-        let dns::ClientRecord { host, port, priority, weight, .. } = record;
+        let Service { host, port, priority, weight } = record.service;
         Endpoint { host, port, priority, weight }
     };
     Ok(records.into_iter().map(endpoint).collect())

@@ -22,6 +22,7 @@
 
 mod binaries;
 mod cluster;
+mod dns;
 mod links;
 mod member;
 mod ports;
@@ -31,6 +32,7 @@ mod workload;
 
 pub use binaries::{binary, etcdctl_34, real_etcd, server_binary};
 pub use cluster::{Cluster, MemberPlan, PATIENCE, Plan};
+pub use dns::name_server;
 pub use links::{Fault, Links, SLOW};
 pub use member::Member;
 pub use ports::Port;

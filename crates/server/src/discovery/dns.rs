@@ -6,22 +6,14 @@
 
 use std::net::SocketAddr;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::rdata::SRV;
-use hickory_resolver::proto::rr::{RData, RecordType};
-use hickory_resolver::{ResolverBuilder, TokioResolver};
 use retcd_net::UrlList;
-
-/// `address:port` of a name server to be asked for SRV records, instead of this machine's: for servers that only know a
-/// cluster's members.
-const SERVER_VARIABLE: &str = "RETCD_DNS_SERVER";
+use retcd_net::srv::{Resolver, Service, WrongServer};
 
 /// Why DNS does not tell the members.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot look up SRV records: {0}")]
-    Resolver(String),
+    Resolver(#[from] WrongServer),
     #[error("error querying DNS SRV records for _{service} {reason}")]
     Lookup { service: String, reason: String },
     #[error("--discovery-srv: {0} leads to peers with TLS, and TLS is not available yet")]
@@ -45,28 +37,25 @@ pub(crate) async fn find(
     name: &str,
     advertised: &UrlList,
 ) -> Result<String, Error> {
-    let resolver = resolver()?;
+    let resolver = Resolver::of_system()?;
     let encrypted = service("etcd-server-ssl", service_name);
-    if records(&resolver, &encrypted, domain).await.is_ok_and(|records| !records.is_empty()) {
+    if services(&resolver, &encrypted, domain).await.is_ok() {
         return Err(Error::Tls(format!("_{encrypted}._tcp.{domain}")));
     }
     let plain = service("etcd-server", service_name);
-    let records = records(&resolver, &plain, domain)
+    let found = services(&resolver, &plain, domain)
         .await
         .map_err(|reason| Error::Lookup { service: plain.clone(), reason })?;
     let own = own_addresses(advertised).await?;
     let mut members = Vec::new();
     let mut last_failure = None;
-    for record in records {
-        // Without its last dot the name is looked up as it will be when the URL is used, in the hosts file too.
-        let target = record.target.to_utf8();
-        let target = target.trim_end_matches('.');
-        match addresses(target, record.port).await {
+    for Service { host, port, .. } in found {
+        match addresses(&host, port).await {
             Ok(addresses) => members.push(Found {
-                url: format!("http://{target}:{}", record.port),
+                url: format!("http://{host}:{port}"),
                 is_own: addresses.iter().any(|address| own.contains(address)),
             }),
-            Err(error) => last_failure = Some(format!("lookup {target}: {error}")),
+            Err(error) => last_failure = Some(format!("lookup {host}: {error}")),
         }
     }
     if let (true, Some(reason)) = (members.is_empty(), last_failure) {
@@ -82,17 +71,14 @@ pub(crate) async fn find(
 
 /// A way for clients to a cluster.
 pub(crate) struct ClientRecord {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) priority: u16,
-    pub(crate) weight: u16,
+    pub(crate) service: Service,
     pub(crate) is_encrypted: bool,
 }
 
 impl ClientRecord {
     pub(crate) fn url(&self) -> String {
         let scheme = if self.is_encrypted { "https" } else { "http" };
-        format!("{scheme}://{}:{}", self.host, self.port)
+        format!("{scheme}://{}:{}", self.service.host, self.service.port)
     }
 }
 
@@ -101,17 +87,10 @@ pub(crate) async fn find_clients(
     domain: &str,
     service_name: &str,
 ) -> Result<Vec<ClientRecord>, Error> {
-    let resolver = resolver()?;
+    let resolver = Resolver::of_system()?;
     let find = async |kind: &str, is_encrypted| {
-        let records = records(&resolver, &service(kind, service_name), domain).await?;
-        let found = records.into_iter().map(move |record| ClientRecord {
-            host: record.target.to_utf8().trim_end_matches('.').to_owned(),
-            port: record.port,
-            priority: record.priority,
-            weight: record.weight,
-            is_encrypted,
-        });
-        Ok(found.collect::<Vec<_>>())
+        let found = services(&resolver, &service(kind, service_name), domain).await?;
+        Ok(found.into_iter().map(move |service| ClientRecord { service, is_encrypted }))
     };
     match (find("etcd-client-ssl", true).await, find("etcd-client", false).await) {
         (Err(encrypted), Err(plain)) => Err(Error::Clients { encrypted, plain }),
@@ -143,44 +122,13 @@ fn name_all(members: &[Found], own_name: &str) -> String {
     named.collect::<Vec<_>>().join(",")
 }
 
-fn resolver() -> Result<TokioResolver, Error> {
-    let wrong = |error: String| Error::Resolver(error);
-    let Ok(server) = std::env::var(SERVER_VARIABLE) else {
-        let resolver = TokioResolver::builder_tokio().and_then(ResolverBuilder::build);
-        return resolver.map_err(|error| wrong(error.to_string()));
-    };
-    let server: SocketAddr =
-        server.parse().map_err(|error| wrong(format!("{SERVER_VARIABLE}={server}: {error}")))?;
-    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    for connection in &mut connections {
-        connection.port = server.port();
-    }
-    let server = NameServerConfig::new(server.ip(), true, connections);
-    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .build()
-        .map_err(|error| wrong(error.to_string()))
-}
-
-/// In the order of priority.
-async fn records(
-    resolver: &TokioResolver,
+async fn services(
+    resolver: &Resolver,
     service: &str,
     domain: &str,
-) -> Result<Vec<SRV>, String> {
-    let name = format!("_{service}._tcp.{}.", domain.trim_end_matches('.'));
-    let answer = resolver.lookup(&*name, RecordType::SRV).await.map_err(|error| {
-        let why =
-            if error.is_no_records_found() { "no such host".to_owned() } else { error.to_string() };
-        format!("lookup {}: {why}", name.trim_end_matches('.'))
-    })?;
-    let records = answer.answers().iter().filter_map(|record| match &record.data {
-        RData::SRV(record) => Some(record.clone()),
-        _ => None,
-    });
-    let mut records: Vec<SRV> = records.collect();
-    records.sort_by_key(|record| (record.priority, std::cmp::Reverse(record.weight)));
-    Ok(records)
+) -> Result<Vec<Service>, String> {
+    let name = format!("_{service}._tcp.{domain}");
+    resolver.services(&name).await.map_err(|error| error.to_string())
 }
 
 async fn own_addresses(advertised: &UrlList) -> Result<Vec<SocketAddr>, Error> {
