@@ -52,11 +52,11 @@ async fn put(client: &Client, key: &'static str, value: &'static str) -> i64 {
 async fn a_session_lives_until_it_is_closed() {
     let member = member();
     let client = client(&member);
-    let session = Session::with_ttl(&client, 1).await.unwrap();
+    let session = Session::with_ttl(&client, 4).await.unwrap();
     let key = PutRequest { key: "s".into(), lease: session.lease(), ..Default::default() };
     client.put(key).await.unwrap();
-    // Longer than the lease would live by itself, which is at least the time to live.
-    assert!(timeout(Duration::from_secs(4), session.done()).await.is_err());
+    // Longer than the lease would live by itself.
+    assert!(timeout(Duration::from_secs(7), session.done()).await.is_err());
     assert_eq!(under(&client, "s").await.count, 1);
 
     session.close().await.unwrap();
@@ -80,7 +80,7 @@ async fn a_session_notices_that_its_lease_is_gone() {
 async fn a_dropped_session_lets_its_lease_expire() {
     let member = member();
     let client = client(&member);
-    let session = Session::with_ttl(&client, 1).await.unwrap();
+    let session = Session::with_ttl(&client, 4).await.unwrap();
     let key = PutRequest { key: "s".into(), lease: session.lease(), ..Default::default() };
     client.put(key).await.unwrap();
     drop(session);

@@ -27,6 +27,8 @@ use crate::peer::{
 
 pub(super) const CLUSTER: u64 = 0x00c0_ffee;
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Without any timeout between members having passed: the shortest is 5 s.
+pub(super) const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// A running transport.
 pub(super) struct Member {
