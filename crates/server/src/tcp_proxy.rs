@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use retcd_net::srv::Service;
+use retcd_net::dns::Service;
 use retcd_net::url::split_host_port;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

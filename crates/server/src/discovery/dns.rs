@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use retcd_net::UrlList;
-use retcd_net::srv::{Resolver, Service, WrongServer};
+use retcd_net::dns::{Resolver, Service, WrongServer};
 
 /// Why DNS does not tell the members.
 #[derive(Debug, thiserror::Error)]
