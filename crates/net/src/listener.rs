@@ -276,7 +276,20 @@ pub enum Stream {
     Tls(Box<TlsStream<Stream>>),
 }
 
+/// The first byte of a TLS handshake, and of nothing else that is spoken here.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 impl Stream {
+    /// Whether a client over TCP begins with a TLS handshake. Waits for its first byte, and leaves that where it is.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn begins_with_handshake(&self) -> io::Result<bool> {
+        let Self::Tcp(stream) = self else { return Ok(false) };
+        let mut first = [0];
+        Ok(stream.peek(&mut first).await? == 1 && first == [TLS_HANDSHAKE])
+    }
+
     /// What the other side's verified certificate says about it; none without one.
     pub fn peer_names(&self) -> Option<Names> {
         let Self::Tls(stream) = self else { return None };
@@ -384,6 +397,22 @@ mod tests {
             let Stream::Tcp(served) = echo(&listener).await else { panic!("not a TCP stream") };
             assert!(served.nodelay().unwrap());
             assert_eq!(client.read_u8().await.unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn a_handshake_is_told_by_its_first_byte() {
+        let taken = bound("http://127.0.0.1:0");
+        let address = taken.local_addr().unwrap();
+        block_on(async {
+            let listener = taken.into_listener().unwrap();
+            for (first, is_handshake) in [(TLS_HANDSHAKE, true), (b'G', false)] {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_u8(first).await.unwrap();
+                let mut served = listener.accept().await.unwrap().into_stream().unwrap();
+                assert_eq!(served.begins_with_handshake().await.unwrap(), is_handshake);
+                assert_eq!(served.read_u8().await.unwrap(), first, "it is still there");
+            }
         });
     }
 

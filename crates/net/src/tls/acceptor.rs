@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::identity::{self, Identity};
 use super::settings::is_none;
-use super::verify::{Allowed, Authorities, Clients, Refusal};
+use super::verify::{Allowed, Authorities, Clients};
 use super::x509::{Certificate, Names, revoked_serials};
 use super::{Error, HANDSHAKE_LIMIT, Settings, remote, words};
 use crate::Stream;
@@ -44,15 +44,15 @@ pub struct Rejected {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
-    /// Our own certificate, or the revocation list, cannot be read.
+    /// Our own certificate cannot be read.
     #[error(transparent)]
-    Files(#[from] Error),
+    Identity(#[from] Error),
     /// The client has left in the middle of it.
     #[error("EOF")]
     Eof,
     #[error("{0}")]
     Handshake(String),
-    /// The client's certificate is good, but not for it.
+    /// The client's certificate was verified, but is revoked or not made out to it.
     #[error("{0}")]
     Certificate(String),
 }
@@ -144,7 +144,9 @@ impl Acceptor {
             remote::check(names, remote.ip()).await.map_err(Reason::Certificate)?;
         }
         match &self.revoked {
-            Some(revoked) => revoked.check(chain),
+            Some(revoked) => {
+                revoked.check(chain).map_err(|reason| Reason::Certificate(reason.to_string()))
+            }
             None => Ok(()),
         }
     }
@@ -170,7 +172,8 @@ impl Revoked {
         Self { path: path.to_owned(), current: Mutex::default() }
     }
 
-    fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
+    /// A list that cannot be read may have named anybody.
+    fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
         let text = identity::read(&self.path)?;
         let mut current = self.current.lock();
         if current.0 != text || text.is_empty() {
@@ -180,8 +183,7 @@ impl Revoked {
         }
         for certificate in chain.iter().filter_map(|der| Certificate::read(der)) {
             if current.1.contains(&certificate.serial) {
-                let refusal = Refusal::Revoked(hex(&certificate.serial));
-                return Err(Reason::Certificate(refusal.to_string()));
+                return Err(Error::Revoked(hex(&certificate.serial)));
             }
         }
         Ok(())

@@ -67,6 +67,8 @@ pub enum Error {
     Unusable(String),
     #[error("{} is no certificate revocation list", .0.display())]
     NoRevocationList(PathBuf),
+    #[error("transport: certificate serial {0} revoked")]
+    Revoked(String),
 }
 
 impl Error {

@@ -242,11 +242,11 @@ async fn renewed_files_are_taken_up_and_broken_ones_refuse() {
 
     fs::write(authority.path("server.key"), "nothing").unwrap();
     let rejected = meet(&acceptor, &connector).await.0.unwrap_err();
-    assert!(matches!(&rejected.reason, Reason::Files(error) if !error.is_not_found()));
+    assert!(matches!(&rejected.reason, Reason::Identity(error) if !error.is_not_found()));
     assert_eq!(rejected.to_string(), "tls: failed to find any PEM data in key input");
     fs::remove_file(authority.path("server.pem")).unwrap();
     let rejected = meet(&acceptor, &connector).await.0.unwrap_err();
-    assert!(matches!(&rejected.reason, Reason::Files(error) if error.is_not_found()));
+    assert!(matches!(&rejected.reason, Reason::Identity(error) if error.is_not_found()));
     let path = authority.path("server.pem");
     assert_eq!(rejected.to_string(), format!("open {}: no such file or directory", path.display()));
     authority.sign("server", 5, &["127.0.0.1"]);

@@ -27,8 +27,6 @@ use super::{Error, Settings, identity};
 pub(super) enum Refusal {
     #[error("client certificate authentication failed")]
     NotAllowed,
-    #[error("transport: certificate serial {0} revoked")]
-    Revoked(String),
     #[error("tls: failed to verify certificate: {0}")]
     OtherHost(String),
 }

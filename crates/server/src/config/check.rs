@@ -13,7 +13,7 @@ use super::notice::Notice;
 use super::settings::Settings;
 use super::{
     Allowed, AutoCompaction, Config, Discovery, DistributedTracing, InitialCluster, Keepalive,
-    Registry, User, duration,
+    Registry, User, duration, tls,
 };
 use crate::logging;
 use crate::logging::rotation::Rotation;
@@ -55,6 +55,7 @@ pub(super) fn check(
         Some(Discovery::Registry(registry)) => registry.token.clone(),
         Some(Discovery::Dns { .. }) | None => settings.text("initial-cluster-token"),
     };
+    let (client_security, peer_security) = tls::read(&mut settings)?;
     let (heartbeat_interval, election_timeout) = intervals(&settings)?;
     let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
     let has_checkpoints = feature_gates.is_enabled(Gate::LeaseCheckpoint);
@@ -81,7 +82,7 @@ pub(super) fn check(
     notice_flags_without_meaning(&mut settings);
     let data_dir = data_dir(&mut settings, &name);
 
-    Ok(Config {
+    let mut config = Config {
         data_dir,
         wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
@@ -155,9 +156,15 @@ pub(super) fn check(
         ),
         value_cache_bytes: settings.uint("experimental-value-cache-bytes"),
         client_threads: settings.uint("experimental-client-threads"),
+        client_security,
+        peer_security,
+        self_signed_years: u32::try_from(settings.uint("self-signed-cert-validity"))
+            .map_err(|_| Error::TooLarge("self-signed-cert-validity"))?,
         name,
         notices: settings.notices,
-    })
+    };
+    tls::check_urls(&mut config)?;
+    Ok(config)
 }
 
 /// Only one of the ways to find the other members, and a whole one. Checked before the refusal of those that
@@ -295,7 +302,7 @@ impl Urls {
 fn own(settings: &Settings, flag: &'static str) -> Result<UrlList, Error> {
     let urls = settings.urls(flag);
     urls.iter().try_for_each(Url::check_bindable)?;
-    if urls.iter().any(Url::is_tls) {
+    if flag == "listen-peer-urls" && urls.iter().any(Url::is_tls) {
         return Err(Error::NotAvailable { flag, what: "TLS" });
     }
     Ok(urls)
