@@ -15,6 +15,7 @@ use retcd_net::{Url, UrlList};
 use crate::config::{Config, Security, UrlKind};
 use crate::http::Scope;
 use crate::logging;
+use crate::peer::Dialer;
 
 /// Why a member cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,16 @@ pub enum Error {
 
 /// What clients speak, the most wanted first.
 const CLIENT_PROTOCOLS: &[&str] = &["h2", "http/1.1"];
+
+/// What members speak.
+const PEER_PROTOCOLS: &[&str] = &["http/1.1"];
+
+/// All ports of a member, and its way to those of others.
+pub(crate) struct Doors {
+    pub(crate) clients: Vec<Door>,
+    pub(crate) peers: Vec<(Bound, Entry)>,
+    pub(crate) dialer: Dialer,
+}
 
 /// A port that is taken, and what is behind it.
 pub(crate) struct Door {
@@ -75,8 +86,20 @@ impl Entry {
     }
 }
 
+/// Takes all ports.
+pub(crate) fn open(config: &Config) -> Result<Doors, Error> {
+    let settings = in_use(config, UrlKind::Peer, &config.listen_peer_urls)?;
+    let acceptor = || Acceptor::new(&settings, PEER_PROTOCOLS, true).map(Arc::new);
+    let acceptor = config.listen_peer_urls.iter().any(Url::is_tls).then(acceptor).transpose()?;
+    Ok(Doors {
+        peers: bind(&config.listen_peer_urls, config, acceptor.as_ref())?,
+        dialer: Dialer::new(settings)?,
+        clients: open_for_clients(config)?,
+    })
+}
+
 /// Takes the ports for clients and for metrics.
-pub(crate) fn open(config: &Config) -> Result<Vec<Door>, Error> {
+fn open_for_clients(config: &Config) -> Result<Vec<Door>, Error> {
     let has_http_urls = !config.listen_client_http_urls.is_empty();
     let lists = [
         (&config.listen_client_urls, if has_http_urls { Scope::Grpc } else { Scope::Client }),

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::background::{self, Retention};
-use crate::bootstrap::{self, Boot};
+use crate::bootstrap::{self, Boot, Outside};
 use crate::config::{AutoCompaction, Config, Gate, UrlKind};
 use crate::doors::{self, Door, Entry};
 use crate::grpc::connection;
@@ -39,7 +39,7 @@ use crate::node::mailbox::Mailbox;
 use crate::node::peers::NodeInbox;
 use crate::node::storage_loop::{self, Pace, StorageLoop};
 use crate::node::{self, Limits, NodeHandle, Request, lone};
-use crate::peer::{self, Callbacks, Network};
+use crate::peer::{self, Callbacks, Dialer, Network};
 use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
@@ -83,9 +83,6 @@ const DEADLINE_SWEEP: Duration = Duration::from_millis(500);
 pub fn run(config: Config) -> Result<(), Error> {
     let config = Arc::new(config);
     let doors = doors::open(&config)?;
-    let peers =
-        config.listen_peer_urls.iter().map(|url| listener::bind(url, config.socket_options));
-    let peers = peers.collect::<Result<Vec<_>, _>>().map_err(doors::Error::from)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,8 +91,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     if config.memory_mlock {
         memory_lock::lock()?;
     }
-    let member = Member::start(config, &runtime)?;
-    let end = runtime.block_on(member.serve(doors, peers))?;
+    let member = Member::start(config, doors.dialer, &runtime)?;
+    let end = runtime.block_on(member.serve(doors.clients, doors.peers))?;
     drop(runtime);
     member.stop();
     match end {
@@ -138,8 +135,8 @@ struct Member {
 }
 
 impl Member {
-    /// `runtime` is for questions to other members.
-    fn start(config: Arc<Config>, runtime: &Runtime) -> Result<Self, Error> {
+    /// `dialer` and `runtime` are for questions to other members.
+    fn start(config: Arc<Config>, dialer: Dialer, runtime: &Runtime) -> Result<Self, Error> {
         let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
         let mut backend = None;
         let open = |snapshot: &walpb::Snapshot| {
@@ -153,7 +150,8 @@ impl Member {
             backend = Some(opened);
             Ok(machine)
         };
-        let boot = bootstrap::boot(&config, &data_dir, open, runtime)?;
+        let outside = Outside { runtime, dialer: &dialer };
+        let boot = bootstrap::boot(&config, &data_dir, open, &outside)?;
         let backend = backend.expect("the state machine was opened");
         let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers } = boot;
         tracing::info!(
@@ -181,6 +179,7 @@ impl Member {
                 member_id: ids.member,
                 cluster_id: ids.cluster,
                 peer_urls: config.initial_advertise_peer_urls.to_strings(),
+                dialer,
                 dial_timeout: Duration::from_secs(1) + config.election_timeout,
                 read_timeout: config.raft_read_timeout,
                 write_timeout: config.raft_write_timeout,
@@ -242,7 +241,7 @@ impl Member {
     }
 
     /// Joins the others, publishes, serves. Returns why it ended, when all clients are gone.
-    async fn serve(&self, doors: Vec<Door>, peers: Vec<Bound>) -> Result<End, Error> {
+    async fn serve(&self, doors: Vec<Door>, peers: Vec<(Bound, Entry)>) -> Result<End, Error> {
         let mut signals = signal::Signals::new().map_err(Error::Thread)?;
         node::enter_runtime(self.background);
         let node = &self.services.node;
@@ -319,14 +318,14 @@ impl Member {
         }
     }
 
-    fn start_network(&self, peers: Vec<Bound>, tasks: &TaskTracker) -> Result<(), Error> {
+    fn start_network(&self, peers: Vec<(Bound, Entry)>, tasks: &TaskTracker) -> Result<(), Error> {
         let network = self.services.node.network();
         network.start(self.callbacks());
-        for bound in peers {
+        for (bound, entry) in peers {
             tracing::info!(address = %bound.url(), "serving peer traffic");
             let listener = bound.into_listener().map_err(Error::Thread)?;
             let network = network.clone();
-            tasks.spawn(self.until_stop(async move { network.serve(listener).await }));
+            tasks.spawn(self.until_stop(async move { network.serve(listener, entry).await }));
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ impl Secure {
         authority.sign(CLIENT, &[]);
         authority.revoke(&[]);
         let port = Port::claim();
-        let (url, files) = (https(&port), files(&authority));
+        let (url, files) = (port.https_url(), files(&authority));
         let mut args = vec!["--listen-client-urls", &url, "--advertise-client-urls", &url];
         args.extend(files.iter().map(String::as_str));
         args.extend(extra_args);
@@ -37,7 +37,7 @@ impl Secure {
     }
 
     fn url(&self) -> String {
-        https(&self.port)
+        self.port.https_url()
     }
 
     /// etcdctl with this authority, and a certificate if one is named.
@@ -59,10 +59,6 @@ impl Secure {
     fn curl(&self, args: &[&str]) -> String {
         output(self.curl_command(args))
     }
-}
-
-fn https(port: &Port) -> String {
-    port.url().replace("http:", "https:")
 }
 
 fn files(authority: &Authority) -> Vec<String> {
@@ -136,7 +132,7 @@ fn revoked_certificates_are_refused_from_then_on() {
     authority.sign(SERVER, LOOPBACK);
     authority.revoke(&[]);
     let port = Port::claim();
-    let (url, crl) = (https(&port), format!("--client-crl-file={}", authority.file("crl")));
+    let (url, crl) = (port.https_url(), format!("--client-crl-file={}", authority.file("crl")));
     let files = files(&authority);
     let mut args = vec!["--listen-client-urls", &url, "--advertise-client-urls", &url, &crl];
     args.extend(files.iter().map(String::as_str));
@@ -189,7 +185,7 @@ fn certificates_are_renewed_without_a_restart() {
 #[test]
 fn everything_is_on_one_port() {
     let metrics = Port::claim();
-    let mut secure = Secure::start(&["--listen-metrics-urls", &https(&metrics)]);
+    let mut secure = Secure::start(&["--listen-metrics-urls", &metrics.https_url()]);
     assert_eq!(put(&secure.ctl(&binary("etcdctl"), CLIENT)).code, 0);
     let url = secure.url();
     for version in ["--http1.1", "--http2"] {
@@ -216,7 +212,7 @@ fn everything_is_on_one_port() {
     Process::spawn(&mut upgrade).expect("101 Switching Protocols", SOON);
     assert!(
         secure
-            .curl(&[&format!("{}/metrics", https(&metrics))])
+            .curl(&[&format!("{}/metrics", metrics.https_url())])
             .contains("etcd_server_has_leader 1")
     );
 
@@ -233,15 +229,15 @@ fn everything_is_on_one_port() {
 #[test]
 fn plain_and_encrypted_urls_may_share_a_port() {
     let port = Port::claim();
-    let urls = format!("{},{}", port.url(), https(&port));
+    let urls = format!("{},{}", port.url(), port.https_url());
     let mut secure = Secure::start(&["--listen-client-urls", &urls]);
     let plain = Tool::new(&binary("etcdctl"), &port.url());
     assert_eq!(put(&plain).code, 0);
-    let encrypted = trusting(&binary("etcdctl"), &https(&port), &secure.authority, CLIENT);
+    let encrypted = trusting(&binary("etcdctl"), &port.https_url(), &secure.authority, CLIENT);
     assert_eq!(put(&encrypted).code, 0);
     assert_eq!(
         curl(&[&format!("{}/health", port.url())]),
-        secure.curl(&[&format!("{}/health", https(&port))])
+        secure.curl(&[&format!("{}/health", port.https_url())])
     );
     secure.member.restart();
     assert_eq!(put(&encrypted).code, 0);
@@ -259,7 +255,7 @@ fn unix_sockets_can_be_encrypted() {
 #[test]
 fn a_member_can_make_its_own_certificate() {
     let port = Port::claim();
-    let url = https(&port);
+    let url = port.https_url();
     let args = ["--listen-client-urls", &url, "--advertise-client-urls", &url, "--auto-tls"];
     let mut member = Member::start(&server_binary(), &args);
     let cert = member.data_dir().join("fixtures/client/cert.pem");

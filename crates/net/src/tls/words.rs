@@ -6,6 +6,8 @@ use tokio_rustls::rustls::{
     AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
 };
 
+use super::verify::Refusal;
+
 /// Of an error that a handshake has ended with.
 pub(super) fn handshake(error: &io::Error) -> String {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -65,8 +67,8 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate specifies an incompatible key usage".to_owned()
         }
-        // Our own words.
-        CertificateError::Other(other) => return other.0.to_string(),
+        CertificateError::Other(other) if other.0.is::<Refusal>() => return other.0.to_string(),
+        CertificateError::Other(other) => other.0.to_string(),
         other => other.to_string(),
     };
     format!("tls: failed to verify certificate: x509: {words}")

@@ -55,7 +55,13 @@ pub(super) fn check(
         Some(Discovery::Registry(registry)) => registry.token.clone(),
         Some(Discovery::Dns { .. }) | None => settings.text("initial-cluster-token"),
     };
-    let (client_security, peer_security) = tls::read(&mut settings)?;
+    let (client_security, mut peer_security) = tls::read(&mut settings)?;
+    if let (Some(Discovery::Dns { domain, .. }), true) =
+        (&discovery, peer_security.tls.trusted_ca_file.as_os_str().is_empty())
+    {
+        // Without authorities of one's own the domain vouches for its members, as in etcd.
+        peer_security.tls.server_name = Some(domain.clone());
+    }
     let (heartbeat_interval, election_timeout) = intervals(&settings)?;
     let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
     let has_checkpoints = feature_gates.is_enabled(Gate::LeaseCheckpoint);
@@ -302,9 +308,6 @@ impl Urls {
 fn own(settings: &Settings, flag: &'static str) -> Result<UrlList, Error> {
     let urls = settings.urls(flag);
     urls.iter().try_for_each(Url::check_bindable)?;
-    if flag == "listen-peer-urls" && urls.iter().any(Url::is_tls) {
-        return Err(Error::NotAvailable { flag, what: "TLS" });
-    }
     Ok(urls)
 }
 
