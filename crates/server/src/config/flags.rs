@@ -56,8 +56,6 @@ pub enum Category {
     Own,
 }
 
-const TLS: Support = NotYet("TLS");
-
 #[rustfmt::skip]
 /// One row per line: name, default, kind, category, file key, support, help.
 pub static FLAGS: &[Flag] = &[
@@ -101,11 +99,11 @@ pub static FLAGS: &[Flag] = &[
     flag("discovery-request-timeout", "5s", Duration, Clustering, "discovery-config.client.request-timeout", Ready, "request timeout to discovery"),
     flag("discovery-keepalive-time", "2s", Duration, Clustering, "discovery-config.client.keepalive-time", Ready, "ping period to discovery"),
     flag("discovery-keepalive-timeout", "6s", Duration, Clustering, "discovery-config.client.keepalive-timeout", Ready, "ping timeout to discovery"),
-    flag("discovery-insecure-transport", "true", Bool, Clustering, "discovery-config.client.secure.insecure-transport", TLS, "no TLS to discovery"),
-    flag("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, "discovery-config.client.secure.insecure-skip-tls-verify", TLS, "do not verify the discovery server certificate"),
-    flag("discovery-cert", "", Text, Clustering, "discovery-config.client.secure.cert", TLS, "client certificate for discovery"),
-    flag("discovery-key", "", Text, Clustering, "discovery-config.client.secure.key", TLS, "client key for discovery"),
-    flag("discovery-cacert", "", Text, Clustering, "discovery-config.client.secure.cacert", TLS, "CA bundle for discovery"),
+    flag("discovery-insecure-transport", "true", Bool, Clustering, "discovery-config.client.secure.insecure-transport", Ready, "no TLS to discovery"),
+    flag("discovery-insecure-skip-tls-verify", "false", Bool, Clustering, "discovery-config.client.secure.insecure-skip-tls-verify", Ready, "do not verify the discovery server certificate"),
+    flag("discovery-cert", "", Text, Clustering, "discovery-config.client.secure.cert", Ready, "client certificate for discovery"),
+    flag("discovery-key", "", Text, Clustering, "discovery-config.client.secure.key", Ready, "client key for discovery"),
+    flag("discovery-cacert", "", Text, Clustering, "discovery-config.client.secure.cacert", Ready, "CA bundle for discovery"),
     flag("discovery-user", "", Text, Clustering, "discovery-config.client.auth.username", Ready, "user[:password] at discovery"),
     flag("discovery-password", "", Text, Clustering, "discovery-config.client.auth.password", Ready, "password at discovery"),
     flag("discovery-fallback", "exit", OneOf(&["exit", "proxy"]), Clustering, "", Ready, "only exit works; proxy is refused at start"),

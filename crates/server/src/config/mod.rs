@@ -165,7 +165,7 @@ pub enum AutoCompaction {
 #[derive(Debug, Clone)]
 pub enum Discovery {
     /// Another etcd cluster.
-    Registry(Registry),
+    Registry(Box<Registry>),
     /// SRV records of a domain.
     Dns { domain: String, service_name: String },
 }
@@ -175,13 +175,25 @@ pub enum Discovery {
 pub struct Registry {
     /// Names the list, and stands for the cluster's token.
     pub token: String,
-    /// `host:port`, at least one.
-    pub endpoints: Vec<String>,
+    /// At least one.
+    pub endpoints: Vec<RegistryEndpoint>,
+    /// For endpoints with TLS.
+    pub tls: retcd_net::tls::Settings,
+    /// Believe whoever answers there.
+    pub is_blind: bool,
     pub dial_timeout: Duration,
     pub request_timeout: Duration,
     pub keepalive_time: Duration,
     pub keepalive_timeout: Duration,
     pub user: Option<User>,
+}
+
+/// A member of such a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryEndpoint {
+    /// `host:port`
+    pub authority: String,
+    pub is_encrypted: bool,
 }
 
 /// Who logs in somewhere.

@@ -403,15 +403,8 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
         }
     }
     assert!(count > 0, "once nothing is missing, this test has nothing to do");
-    for (line, message) in [
-        (
-            "--discovery-token=a --discovery-endpoints=https://b:1",
-            "--discovery-endpoints: TLS is not available yet",
-        ),
-        ("--auth-token=jwt,pub-key=a", "--auth-token: JWT is not available yet"),
-    ] {
-        assert_eq!(refused(line), message, "{line}");
-    }
+    let jwt = "--auth-token: JWT is not available yet";
+    assert_eq!(refused("--auth-token=jwt,pub-key=a"), jwt);
 }
 
 #[test]
@@ -490,14 +483,35 @@ fn discovery_takes_the_place_of_a_list() {
         "{line} --discovery-token t --discovery-endpoints http://h:1,k:2 --discovery-user u:p:q"
     ));
     let Some(Discovery::Registry(registry)) = &config.discovery else { panic!("{config:?}") };
-    assert_eq!(registry.endpoints, ["h:1", "k:2"]);
+    let endpoint = |authority: &str, is_encrypted| RegistryEndpoint {
+        authority: authority.to_owned(),
+        is_encrypted,
+    };
+    assert_eq!(registry.endpoints, [endpoint("h:1", false), endpoint("k:2", false)]);
     let user = registry.user.as_ref().unwrap();
     assert_eq!((&*user.name, &*user.password), ("u", "p:q"));
     assert!(!format!("{config:?}").contains("p:q"), "passwords are not shown");
     assert_eq!(config.initial_cluster_token, "t");
     assert_eq!(config.initial_cluster.to_string(), "a=http://127.0.0.1:9");
 
+    let plain = endpoint("http", false);
+    for (flags, has_tls) in [
+        ("--discovery-insecure-transport=false", true),
+        ("--discovery-insecure-skip-tls-verify", true),
+        ("--discovery-cacert=c", true),
+        ("--discovery-user=u", false),
+    ] {
+        let endpoints = "--discovery-endpoints http://http,https://https,bare";
+        let config = words(&format!("{line} --discovery-token t {endpoints} {flags}"));
+        let Some(Discovery::Registry(registry)) = &config.discovery else { panic!("{config:?}") };
+        let expected = [plain.clone(), endpoint("https", true), endpoint("bare", has_tls)];
+        assert_eq!(registry.endpoints, expected, "{flags}");
+    }
+
     let config = words(&format!("{line} --discovery-srv d --discovery-srv-name n"));
+    assert_eq!(config.peer_security.tls.server_name.as_deref(), Some("d"));
+    let authorities = words(&format!("{line} --discovery-srv d --peer-trusted-ca-file c"));
+    assert_eq!(authorities.peer_security.tls.server_name, None);
     let Some(Discovery::Dns { domain, service_name }) = &config.discovery else {
         panic!("{config:?}")
     };
