@@ -78,6 +78,16 @@ impl Error {
     }
 }
 
+/// An error of an encrypted connection, such as an alert of the other side.
+pub(crate) fn in_go_words(error: std::io::Error) -> std::io::Error {
+    match error.get_ref() {
+        Some(inner) if inner.is::<tokio_rustls::rustls::Error>() => {
+            std::io::Error::new(error.kind(), words::handshake(&error))
+        }
+        _ => error,
+    }
+}
+
 /// As Go prints a list of texts.
 fn quoted(texts: &[String]) -> String {
     let quoted: Vec<_> = texts.iter().map(|text| format!("{text:?}")).collect();

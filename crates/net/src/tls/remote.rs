@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::words;
 use super::x509::Names;
 use crate::dns::Resolver;
 
@@ -23,7 +24,8 @@ pub(super) async fn check(names: &Names, ip: IpAddr) -> Result<(), String> {
     if names.ip_addresses.is_empty() {
         return Ok(());
     }
-    Err(names.mismatch(&ip.to_string()))
+    let ip = ip.to_string();
+    Err(words::other_host(&ip, &names.comparable(&ip)))
 }
 
 async fn check_names(dns_names: &[String], ip: IpAddr) -> Result<(), String> {

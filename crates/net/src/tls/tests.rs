@@ -294,8 +294,9 @@ async fn only_allowed_names_are_let_in() {
         let acceptor = Acceptor::new(&settings, &[], false).unwrap();
         let connector = |name| Connector::new(&authority.settings(name), &[], false).unwrap();
         meet(&acceptor, &connector("good")).await.1.unwrap();
-        let (accepted, _) = meet(&acceptor, &connector("bad")).await;
+        let (accepted, dialled) = meet(&acceptor, &connector("bad")).await;
         assert_eq!(reason(accepted), "client certificate authentication failed");
+        assert_eq!(dialled.unwrap_err(), "remote error: tls: bad certificate");
     }
     // They hold for those whom we dial, too.
     let acceptor = Acceptor::new(&own, &[], false).unwrap();

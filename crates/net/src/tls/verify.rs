@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error as RustlsError, OtherError,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as RustlsError,
     RootCertStore, SignatureScheme,
 };
 
@@ -22,20 +22,9 @@ use super::settings::is_none;
 use super::x509::{Certificate, Names};
 use super::{Error, Settings, identity};
 
-/// A reason in our own words.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("client certificate authentication failed")]
-    NotAllowed,
-    #[error("tls: failed to verify certificate: {0}")]
-    OtherHost(String),
-}
-
-impl From<Refusal> for RustlsError {
-    fn from(refusal: Refusal) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
-    }
-}
+/// The owner of a good certificate is not one of those who are let in. The other side hears of a bad certificate, as
+/// from etcd.
+const NOT_ALLOWED: CertificateError = CertificateError::NotValidForName;
 
 /// Authorities, as certificates and as what webpki makes of them.
 #[derive(Debug)]
@@ -110,7 +99,7 @@ impl Allowed {
         let names = names_of(certificate);
         let is_allowed = self.common_names.contains(&names.common_name)
             || self.hosts.iter().any(|host| names.include(host));
-        if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed.into()) }
+        if is_allowed { Ok(()) } else { Err(NOT_ALLOWED.into()) }
     }
 }
 
@@ -119,7 +108,8 @@ fn names_of(certificate: &CertificateDer<'_>) -> Names {
 }
 
 fn other_host(certificate: &CertificateDer<'_>, host: &ServerName<'_>) -> RustlsError {
-    Refusal::OtherHost(names_of(certificate).mismatch(&host.to_str())).into()
+    let presented = names_of(certificate).comparable(&host.to_str());
+    CertificateError::NotValidForNameContext { expected: host.to_owned(), presented }.into()
 }
 
 /// A certificate that was named itself is good for its own time.
@@ -251,7 +241,7 @@ impl ServerCertVerifier for Servers {
     ) -> Result<ServerCertVerified, RustlsError> {
         match &self.trust {
             Trust::Anybody if self.allowed.is_everybody() => {}
-            Trust::Anybody => return Err(Refusal::NotAllowed.into()),
+            Trust::Anybody => return Err(NOT_ALLOWED.into()),
             Trust::Chains(authorities, _) if authorities.contain(end_entity) => {
                 check_time(end_entity, now)?;
                 if !names_of(end_entity).include(&server_name.to_str()) {

@@ -6,8 +6,6 @@ use tokio_rustls::rustls::{
     AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
 };
 
-use super::verify::Refusal;
-
 /// Of an error that a handshake has ended with.
 pub(super) fn handshake(error: &io::Error) -> String {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -67,11 +65,32 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate specifies an incompatible key usage".to_owned()
         }
-        CertificateError::Other(other) if other.0.is::<Refusal>() => return other.0.to_string(),
+        // Of somebody who is not let in.
+        CertificateError::NotValidForName => {
+            return "client certificate authentication failed".to_owned();
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let reason = other_host(&expected.to_str(), presented);
+            return format!("tls: failed to verify certificate: {reason}");
+        }
         CertificateError::Other(other) => other.0.to_string(),
         other => other.to_string(),
     };
     format!("tls: failed to verify certificate: x509: {words}")
+}
+
+/// Of a certificate that names these hosts, or addresses for an address, and not the expected one.
+pub(super) fn other_host(expected: &str, presented: &[String]) -> String {
+    if !presented.is_empty() {
+        let valid = presented.join(", ");
+        return format!("x509: certificate is valid for {valid}, not {expected}");
+    }
+    if expected.parse::<std::net::IpAddr>().is_ok() {
+        return format!(
+            "x509: cannot validate certificate for {expected} because it doesn't contain any IP SANs"
+        );
+    }
+    format!("x509: certificate is not valid for any names, but wanted to match {expected}")
 }
 
 fn words_of(alert: AlertDescription) -> String {

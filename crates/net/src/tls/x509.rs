@@ -217,23 +217,13 @@ impl Names {
         self.dns_names.iter().any(|name| is_match(&name.to_ascii_lowercase(), &host))
     }
 
-    /// Why the certificate does not [include](Self::include) a host, in Go's words.
-    pub(super) fn mismatch(&self, host: &str) -> String {
-        let valid = if host.parse::<IpAddr>().is_err() {
-            self.dns_names.join(", ")
-        } else if self.ip_addresses.is_empty() {
-            return format!(
-                "x509: cannot validate certificate for {host} because it doesn't contain any IP SANs"
-            );
+    /// The names that a host is compared with, as texts: addresses for an address.
+    pub(super) fn comparable(&self, host: &str) -> Vec<String> {
+        if host.parse::<IpAddr>().is_ok() {
+            self.ip_addresses.iter().map(IpAddr::to_string).collect()
         } else {
-            self.ip_addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
-        };
-        if valid.is_empty() {
-            return format!(
-                "x509: certificate is not valid for any names, but wanted to match {host}"
-            );
+            self.dns_names.clone()
         }
-        format!("x509: certificate is valid for {valid}, not {host}")
     }
 }
 

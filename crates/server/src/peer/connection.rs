@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub(crate) enum Error {
     #[error("dial {url}: {source}")]
     Dial { url: String, source: io::Error },
-    #[error(transparent)]
+    #[error("{}", innermost(.0))]
     Http(#[from] hyper::Error),
     #[error("the answer is over the limit of {ANSWER_BYTES_MAX} bytes")]
     TooLong,
@@ -41,6 +41,15 @@ impl Error {
     pub(crate) fn is_unsent(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_canceled() || error.is_closed())
     }
+}
+
+/// What lies behind an error of HTTP, such as the word of the other side's TLS.
+fn innermost(error: &hyper::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Whether nobody listens there.
