@@ -3,7 +3,7 @@
 //! A plain connection is in when it is accepted. An encrypted one has its handshake first, in its own task, and is logged
 //! in etcd's words if it fails. http and https URLs may have the same address: then the client's first byte decides.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -12,7 +12,7 @@ use retcd_net::listener::{self, Bound, Stream};
 use retcd_net::tls::{self, Acceptor, Reason, Rejected, create_self_signed};
 use retcd_net::{Url, UrlList};
 
-use crate::config::{Config, Security, UrlKind};
+use crate::config::{Config, Gate, Security, UrlKind};
 use crate::http::Scope;
 use crate::logging;
 use crate::peer::Dialer;
@@ -93,9 +93,30 @@ pub(crate) fn open(config: &Config) -> Result<Doors, Error> {
     let acceptor = config.listen_peer_urls.iter().any(Url::is_tls).then(acceptor).transpose()?;
     Ok(Doors {
         peers: bind(&config.listen_peer_urls, config, acceptor.as_ref())?,
-        dialer: Dialer::new(settings)?,
+        dialer: Dialer::new(settings, local_address(config))?,
         clients: open_for_clients(config)?,
     })
+}
+
+/// The address that other members see, with the gate `SetMemberLocalAddr`: the first one that they are told and that can
+/// be theirs to see.
+fn local_address(config: &Config) -> Option<IpAddr> {
+    if !config.feature_gates.is_enabled(Gate::SetMemberLocalAddr) {
+        return None;
+    }
+    let advertised = &config.initial_advertise_peer_urls;
+    let addresses = advertised.iter().filter_map(|url| url.host()?.parse::<IpAddr>().ok());
+    let found = addresses.into_iter().find(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    if let Some(ip) = found {
+        tracing::info!(local_addr = %ip, "setting member local address");
+    } else {
+        let advertise_peer_urls = logging::strings(&advertised.to_strings()).to_string();
+        tracing::warn!(
+            advertise_peer_urls,
+            "unable to set a member local address due to lack of suitable local addresses"
+        );
+    }
+    found
 }
 
 /// Takes the ports for clients and for metrics.
