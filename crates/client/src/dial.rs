@@ -139,6 +139,15 @@ impl Dialer {
         format!("{scheme}://{authority}/").parse().expect("an authority makes a URI")
     }
 
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// How long it may take to connect.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Connects, within the time limit.
     pub(crate) async fn dial(&self) -> std::io::Result<Io> {
         match tokio::time::timeout(self.timeout, self.connect()).await {

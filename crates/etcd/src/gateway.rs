@@ -1,5 +1,6 @@
 //! `etcd gateway`: its words, read by the rules of cobra, and its texts.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use retcd_server::config::{Kind, Value, duration};
@@ -64,7 +65,9 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     let Err(error) = tcp_proxy::run(&settings);
     let text = format!("{error}\n");
     match error {
-        Error::Discovery(_) | Error::Bind(..) | Error::Runtime(_) => crate::say_to_stderr(&text),
+        Error::Discovery(_) | Error::Tls(_) | Error::Bind(..) | Error::Runtime(_) => {
+            crate::say_to_stderr(&text);
+        }
         _ => drop(crate::print(&text)),
     }
     ExitCode::FAILURE
@@ -112,6 +115,7 @@ fn read_start<'a>(mut words: impl Iterator<Item = &'a String>) -> Result<Command
         discovery_srv: String::new(),
         discovery_srv_name: String::new(),
         insecure_discovery: false,
+        trusted_ca_file: PathBuf::new(),
         retry_delay: duration::parse("1m").expect("it is a duration"),
     };
     let mut has_endpoints = false;
@@ -134,11 +138,7 @@ fn read_start<'a>(mut words: impl Iterator<Item = &'a String>) -> Result<Command
             "listen-addr" => settings.listen_addr = text()?,
             "discovery-srv" => settings.discovery_srv = text()?,
             "discovery-srv-name" => settings.discovery_srv_name = text()?,
-            "trusted-ca-file" => {
-                if !text()?.is_empty() {
-                    return Err("--trusted-ca-file: TLS is not available yet".to_owned());
-                }
-            }
+            "trusted-ca-file" => settings.trusted_ca_file = text()?.into(),
             "endpoints" => {
                 let Ok(Value::List(list)) = Kind::List.parse(&text()?) else { continue };
                 if !std::mem::replace(&mut has_endpoints, true) {
@@ -265,11 +265,6 @@ mod tests {
                 START_USAGE,
                 "invalid argument \"maybe\" for \"--insecure-discovery\" flag: \
                  strconv.ParseBool: parsing \"maybe\": invalid syntax",
-            ),
-            (
-                "start --trusted-ca-file a",
-                START_USAGE,
-                "--trusted-ca-file: TLS is not available yet",
             ),
         ] {
             assert_eq!(words(line), Err(Mistake { message: message.to_owned(), usage }), "{line}");

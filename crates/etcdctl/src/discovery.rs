@@ -3,7 +3,7 @@
 //! A domain names its members by SRV records: `_etcd-client-ssl._tcp` those with TLS, `_etcd-client._tcp` those without.
 //! `--discovery-srv-name` adds a suffix to both names, so that one domain can have several clusters.
 
-use retcd_net::srv::{Error, Resolver, Service};
+use retcd_net::dns::{Error, Resolver, Service};
 
 const SERVICE: &str = "etcd-client";
 

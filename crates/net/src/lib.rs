@@ -1,10 +1,11 @@
-//! Where members are: etcd's URLs, the sockets behind them, and how DNS leads to them.
+//! Where members are: etcd's URLs, the sockets behind them, TLS over these, and how DNS leads to them.
 //!
-//! [`url`] knows which texts are addresses; [`listener`] turns one into an open socket; [`srv`] finds hosts and ports
-//! under a domain's name. None knows what is spoken over the connection.
+//! [`url`] knows which texts are addresses; [`listener`] turns one into an open socket, [`tls`] encrypts what passes there;
+//! [`dns`] finds hosts and ports under a domain's name. None knows what is spoken over the connection.
 
+pub mod dns;
 pub mod listener;
-pub mod srv;
+pub mod tls;
 pub mod url;
 
 pub use listener::{Bound, Listener, Socket, Stream};

@@ -18,7 +18,9 @@ use std::task::{Context, Poll};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsStream;
 
+use crate::tls::{self, Names};
 use crate::url::Url;
 
 /// How many connections may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
@@ -270,6 +272,29 @@ impl Socket {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Over one of the others. In a box, as it is large and plain connections should not pay for it.
+    Tls(Box<TlsStream<Stream>>),
+}
+
+/// The first byte of a TLS handshake, and of nothing else that is spoken here.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+impl Stream {
+    /// Whether a client over TCP begins with a TLS handshake. Waits for its first byte, and leaves that where it is.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn begins_with_handshake(&self) -> io::Result<bool> {
+        let Self::Tcp(stream) = self else { return Ok(false) };
+        let mut first = [0];
+        Ok(stream.peek(&mut first).await? == 1 && first == [TLS_HANDSHAKE])
+    }
+
+    /// What the other side's verified certificate says about it; none without one.
+    pub fn peer_names(&self) -> Option<Names> {
+        let Self::Tls(stream) = self else { return None };
+        Names::of_chain(stream.get_ref().1.peer_certificates()?)
+    }
 }
 
 impl AsyncRead for Stream {
@@ -281,6 +306,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(tls::in_go_words),
         }
     }
 }
@@ -294,6 +320,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf).map_err(tls::in_go_words),
         }
     }
 
@@ -305,6 +332,9 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => {
+                Pin::new(stream).poll_write_vectored(cx, bufs).map_err(tls::in_go_words)
+            }
         }
     }
 
@@ -312,6 +342,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -319,6 +350,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx).map_err(tls::in_go_words),
         }
     }
 
@@ -326,6 +358,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -366,6 +399,22 @@ mod tests {
             let Stream::Tcp(served) = echo(&listener).await else { panic!("not a TCP stream") };
             assert!(served.nodelay().unwrap());
             assert_eq!(client.read_u8().await.unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn a_handshake_is_told_by_its_first_byte() {
+        let taken = bound("http://127.0.0.1:0");
+        let address = taken.local_addr().unwrap();
+        block_on(async {
+            let listener = taken.into_listener().unwrap();
+            for (first, is_handshake) in [(TLS_HANDSHAKE, true), (b'G', false)] {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_u8(first).await.unwrap();
+                let mut served = listener.accept().await.unwrap().into_stream().unwrap();
+                assert_eq!(served.begins_with_handshake().await.unwrap(), is_handshake);
+                assert_eq!(served.read_u8().await.unwrap(), first, "it is still there");
+            }
         });
     }
 

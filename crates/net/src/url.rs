@@ -124,6 +124,11 @@ impl Url {
         self.scheme().is_unix().then(|| Path::new(self.rest()))
     }
 
+    /// `host:port` or the socket path, as written: URLs with the same one lead to the same socket.
+    pub fn address(&self) -> &str {
+        self.rest()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }

@@ -34,6 +34,7 @@ use tokio::runtime::Runtime;
 use crate::config::{Config, Discovery, InitialCluster};
 use crate::discovery;
 use crate::node::Ids;
+use crate::peer::Dialer;
 use crate::peer::client::{Client, Membership};
 
 /// Why a member cannot start.
@@ -94,15 +95,21 @@ struct Start {
     peers: Vec<Member>,
 }
 
+/// How questions get to other members before this one runs.
+pub(crate) struct Outside<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) dialer: &'a Dialer,
+}
+
 /// Opens or creates the log, and puts the Raft node together with what the state machine holds already.
 ///
-/// `open` opens the state machine, which must be at the given snapshot or behind it in the log. `runtime` is for questions
+/// `open` opens the state machine, which must be at the given snapshot or behind it in the log. `outside` is for questions
 /// to other members.
 pub(crate) fn boot(
     config: &Config,
     data_dir: &DataDir,
     open: impl FnOnce(&walpb::Snapshot) -> Result<StateMachine, Failure>,
-    runtime: &Runtime,
+    outside: &Outside<'_>,
 ) -> Result<Boot, Error> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let dir = data_dir.layout().wal_dir();
@@ -110,10 +117,10 @@ pub(crate) fn boot(
     let is_initialized = wal::exists(fs.as_ref(), &dir);
     config.log_start(is_initialized);
     let start = if is_initialized {
-        restart(config, fs, &dir, &snapshots, runtime)?
+        restart(config, fs, &dir, &snapshots, outside)?
     } else {
-        let config = runtime.block_on(with_members(config))?;
-        first_start(&config, fs, &dir, runtime)?
+        let config = outside.runtime.block_on(with_members(config))?;
+        first_start(&config, fs, &dir, outside)?
     };
     let Start { ids, wal, mut initial, snapshot, is_new, peers } = start;
     let machine = open(&snapshot)?;
@@ -178,7 +185,7 @@ fn first_start(
     config: &Config,
     fs: Arc<dyn Fs>,
     dir: &Path,
-    runtime: &Runtime,
+    outside: &Outside<'_>,
 ) -> Result<Start, Error> {
     let create = |ids: Ids| {
         let metadata = etcdserverpb::Metadata { node_id: ids.member, cluster_id: ids.cluster };
@@ -186,7 +193,7 @@ fn first_start(
     };
     if config.is_new_cluster {
         let first = FirstMembers::of(config);
-        runtime.block_on(first.check_not_bootstrapped(config))?;
+        outside.runtime.block_on(first.check_not_bootstrapped(config, outside.dialer))?;
         let mut wal = create(first.ids)?;
         let initial = first.write(&mut wal)?;
         let (ids, peers) = (first.ids, first.members);
@@ -199,7 +206,7 @@ fn first_start(
             peers,
         });
     }
-    let (ids, peers) = runtime.block_on(find_running_cluster(config))?;
+    let (ids, peers) = outside.runtime.block_on(find_running_cluster(config, outside.dialer))?;
     let wal = create(ids)?;
     let initial = InitialState::default();
     Ok(Start { ids, wal, initial, snapshot: walpb::Snapshot::default(), is_new: true, peers })
@@ -211,7 +218,7 @@ fn restart(
     fs: Arc<dyn Fs>,
     dir: &Path,
     snapshots: &Snapshots,
-    runtime: &Runtime,
+    outside: &Outside<'_>,
 ) -> Result<Start, Error> {
     let (from, mut wal, replayed) = open_wal(fs, dir, snapshots, wal::Options::default())?;
     let metadata = etcdserverpb::Metadata::decode(replayed.metadata)
@@ -219,7 +226,7 @@ fn restart(
     let ids = Ids { member: metadata.node_id, cluster: metadata.cluster_id };
     if from.index == 0 && replayed.entries.is_empty() {
         // The start before this one ended between the creation of the log and its first entries.
-        return restart_empty(config, dir, ids, wal, runtime);
+        return restart_empty(config, dir, ids, wal, outside);
     }
     let mut initial = InitialState {
         hard_state: replayed.hard_state,
@@ -240,14 +247,14 @@ fn restart_empty(
     dir: &Path,
     found: Ids,
     mut wal: Wal,
-    runtime: &Runtime,
+    outside: &Outside<'_>,
 ) -> Result<Start, Error> {
-    let config = &*runtime.block_on(with_members(config))?;
+    let config = &*outside.runtime.block_on(with_members(config))?;
     let first = FirstMembers::of(config);
     let (ids, peers) = if config.is_new_cluster {
         (first.ids, first.members.clone())
     } else {
-        runtime.block_on(find_running_cluster(config))?
+        outside.runtime.block_on(find_running_cluster(config, outside.dialer))?
     };
     if ids != found {
         return Err(Error::OtherMember {
@@ -334,11 +341,11 @@ impl FirstMembers {
     }
 
     /// A member that has lost its data dir must not vote again in the cluster that it was part of.
-    async fn check_not_bootstrapped(&self, config: &Config) -> Result<(), Error> {
+    async fn check_not_bootstrapped(&self, config: &Config, dialer: &Dialer) -> Result<(), Error> {
         let others = config.initial_cluster.members().filter(|(name, _)| *name != config.name);
         let urls = others.flat_map(|(_, urls)| urls.iter());
         // The others of a new cluster are starting too, and do not answer yet: a running one answers at once.
-        let Some(running) = ask_members(urls, Duration::from_millis(300)).await else {
+        let Some(running) = ask_members(dialer, urls, Duration::from_millis(300)).await else {
             return Ok(());
         };
         let known = running.members.iter().find(|member| member.id == self.ids.member);
@@ -352,10 +359,13 @@ impl FirstMembers {
 }
 
 /// Asks the other members of `--initial-cluster` which cluster they form, and finds this member in it.
-async fn find_running_cluster(config: &Config) -> Result<(Ids, Vec<Member>), Error> {
+async fn find_running_cluster(
+    config: &Config,
+    dialer: &Dialer,
+) -> Result<(Ids, Vec<Member>), Error> {
     let others = config.initial_cluster.members().filter(|(name, _)| *name != config.name);
     let limit = Duration::from_secs(1) + config.election_timeout;
-    let running = ask_members(others.flat_map(|(_, urls)| urls.iter()), limit).await;
+    let running = ask_members(dialer, others.flat_map(|(_, urls)| urls.iter()), limit).await;
     let Membership { cluster_id, members } = running.ok_or(Error::NoAnswer)?;
     let other = |reason: String| Error::OtherCluster {
         urls: members
@@ -386,13 +396,15 @@ async fn find_running_cluster(config: &Config) -> Result<(Ids, Vec<Member>), Err
 
 /// The membership as the first member tells it that answers, none when nobody does.
 async fn ask_members<'a>(
+    dialer: &Dialer,
     urls: impl Iterator<Item = &'a Url>,
     limit: Duration,
 ) -> Option<Membership> {
     let mut asked = tokio::task::JoinSet::new();
     for url in urls {
-        let url = url.clone();
-        asked.spawn(async move { Client { url: &url, limit }.members().await });
+        let (dialer, url) = (dialer.clone(), url.clone());
+        let ask = async move { Client { dialer: &dialer, url: &url, limit }.members().await };
+        asked.spawn(ask);
     }
     while let Some(answer) = asked.join_next().await {
         match answer {

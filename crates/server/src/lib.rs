@@ -8,6 +8,7 @@ pub mod bootstrap;
 mod calls;
 pub mod config;
 mod discovery;
+mod doors;
 mod grpc;
 mod http;
 mod http1;

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use prost::Message;
 use retcd_api::error::RpcError;
 use retcd_api::{membershippb, walpb};
-use retcd_net::listener::{self, Bound};
+use retcd_net::Url;
+use retcd_net::listener::{self, Bound, Stream};
 use retcd_state_machine::StateMachine;
 use retcd_state_machine::backend::Failure;
 use retcd_storage::data_dir::{DataDir, Layout};
@@ -25,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::background::{self, Retention};
-use crate::bootstrap::{self, Boot};
-use crate::config::{AutoCompaction, Config, Gate};
+use crate::bootstrap::{self, Boot, Outside};
+use crate::config::{AutoCompaction, Config, Gate, UrlKind};
+use crate::doors::{self, Door, Entry};
 use crate::grpc::connection;
 use crate::http::Scope;
 use crate::logging;
@@ -37,7 +39,7 @@ use crate::node::mailbox::Mailbox;
 use crate::node::peers::NodeInbox;
 use crate::node::storage_loop::{self, Pace, StorageLoop};
 use crate::node::{self, Limits, NodeHandle, Request, lone};
-use crate::peer::{self, Callbacks, Network};
+use crate::peer::{self, Callbacks, Dialer, Network};
 use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
@@ -48,7 +50,7 @@ use crate::traces::{Exporter, Tracer};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Listen(#[from] listener::Error),
+    Doors(#[from] doors::Error),
     #[error(transparent)]
     DataDir(#[from] retcd_storage::data_dir::Error),
     #[error(transparent)]
@@ -80,18 +82,7 @@ const DEADLINE_SWEEP: Duration = Duration::from_millis(500);
 /// Runs a member until SIGTERM or SIGINT, then stops it in order.
 pub fn run(config: Config) -> Result<(), Error> {
     let config = Arc::new(config);
-    let clients =
-        config.listen_client_urls.iter().map(|url| listener::bind(url, config.socket_options));
-    let clients = clients.collect::<Result<Vec<_>, _>>()?;
-    let http_clients =
-        config.listen_client_http_urls.iter().map(|url| listener::bind(url, config.socket_options));
-    let http_clients = http_clients.collect::<Result<Vec<_>, _>>()?;
-    let operators =
-        config.listen_metrics_urls.iter().map(|url| listener::bind(url, config.socket_options));
-    let operators = operators.collect::<Result<Vec<_>, _>>()?;
-    let peers =
-        config.listen_peer_urls.iter().map(|url| listener::bind(url, config.socket_options));
-    let peers = peers.collect::<Result<Vec<_>, _>>()?;
+    let doors = doors::open(&config)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -100,13 +91,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     if config.memory_mlock {
         memory_lock::lock()?;
     }
-    let member = Member::start(config, &runtime)?;
-    let grpc = if http_clients.is_empty() { Scope::Client } else { Scope::Grpc };
-    let listeners = [(clients, grpc), (http_clients, Scope::Http), (operators, Scope::Metrics)];
-    let listeners = listeners
-        .into_iter()
-        .flat_map(|(bound, scope)| bound.into_iter().map(move |bound| (bound, scope)));
-    let end = runtime.block_on(member.serve(listeners.collect(), peers))?;
+    let member = Member::start(config, doors.dialer, &runtime)?;
+    let end = runtime.block_on(member.serve(doors.clients, doors.peers))?;
     drop(runtime);
     member.stop();
     match end {
@@ -149,8 +135,8 @@ struct Member {
 }
 
 impl Member {
-    /// `runtime` is for questions to other members.
-    fn start(config: Arc<Config>, runtime: &Runtime) -> Result<Self, Error> {
+    /// `dialer` and `runtime` are for questions to other members.
+    fn start(config: Arc<Config>, dialer: Dialer, runtime: &Runtime) -> Result<Self, Error> {
         let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
         let mut backend = None;
         let open = |snapshot: &walpb::Snapshot| {
@@ -164,7 +150,8 @@ impl Member {
             backend = Some(opened);
             Ok(machine)
         };
-        let boot = bootstrap::boot(&config, &data_dir, open, runtime)?;
+        let outside = Outside { runtime, dialer: &dialer };
+        let boot = bootstrap::boot(&config, &data_dir, open, &outside)?;
         let backend = backend.expect("the state machine was opened");
         let Boot { ids, wal, machine, raft, snapshots, snapshot_index, is_new, peers } = boot;
         tracing::info!(
@@ -192,6 +179,7 @@ impl Member {
                 member_id: ids.member,
                 cluster_id: ids.cluster,
                 peer_urls: config.initial_advertise_peer_urls.to_strings(),
+                dialer,
                 dial_timeout: Duration::from_secs(1) + config.election_timeout,
                 read_timeout: config.raft_read_timeout,
                 write_timeout: config.raft_write_timeout,
@@ -253,7 +241,7 @@ impl Member {
     }
 
     /// Joins the others, publishes, serves. Returns why it ended, when all clients are gone.
-    async fn serve(&self, listeners: Vec<(Bound, Scope)>, peers: Vec<Bound>) -> Result<End, Error> {
+    async fn serve(&self, doors: Vec<Door>, peers: Vec<(Bound, Entry)>) -> Result<End, Error> {
         let mut signals = signal::Signals::new().map_err(Error::Thread)?;
         node::enter_runtime(self.background);
         let node = &self.services.node;
@@ -278,20 +266,11 @@ impl Member {
         let connections = TaskTracker::new();
         let threads = self.start_client_threads()?;
         let handles: Arc<[Handle]> = threads.iter().map(|(handle, _)| handle.clone()).collect();
-        for (bound, scope) in listeners {
-            let address = bound.url().to_string();
+        for Door { bound, scope, entry } in doors {
+            log_serving(bound.url(), scope, &entry);
             let listener = bound.into_listener().map_err(Error::Thread)?;
-            tasks.spawn(
-                self.until_stop(accept(listener, self.connections(scope, &handles, &connections))),
-            );
-            let traffic = match scope {
-                Scope::Client => "grpc+http",
-                Scope::Grpc => "grpc",
-                Scope::Http => "http",
-                Scope::Metrics => continue,
-            };
-            let message = "serving client traffic insecurely; this is strongly discouraged!";
-            tracing::info!(traffic, address, "{message}");
+            let connections = self.connections(scope, entry, &handles, &connections);
+            tasks.spawn(self.until_stop(accept(listener, connections)));
         }
         if is_ready {
             tracing::info!("ready to serve client requests");
@@ -339,14 +318,14 @@ impl Member {
         }
     }
 
-    fn start_network(&self, peers: Vec<Bound>, tasks: &TaskTracker) -> Result<(), Error> {
+    fn start_network(&self, peers: Vec<(Bound, Entry)>, tasks: &TaskTracker) -> Result<(), Error> {
         let network = self.services.node.network();
         network.start(self.callbacks());
-        for bound in peers {
+        for (bound, entry) in peers {
             tracing::info!(address = %bound.url(), "serving peer traffic");
             let listener = bound.into_listener().map_err(Error::Thread)?;
             let network = network.clone();
-            tasks.spawn(self.until_stop(async move { network.serve(listener).await }));
+            tasks.spawn(self.until_stop(async move { network.serve(listener, entry).await }));
         }
         Ok(())
     }
@@ -471,6 +450,7 @@ impl Member {
     fn connections(
         &self,
         scope: Scope,
+        entry: Entry,
         handles: &Arc<[Handle]>,
         connections: &TaskTracker,
     ) -> Connections {
@@ -479,12 +459,16 @@ impl Member {
             keepalive_interval: self.config.keepalive.interval,
             keepalive_timeout: self.config.keepalive.timeout,
             scope,
+            is_encrypted: false,
             message_bytes_max: self.config.max_receive_bytes(),
             tracer: self.tracer.clone(),
         };
+        let encrypted = connection::Settings { is_encrypted: true, ..settings.clone() };
         Connections {
             services: self.services.clone(),
-            settings: Arc::new(settings),
+            entry,
+            plain: Arc::new(settings),
+            encrypted: Arc::new(encrypted),
             handles: handles.clone(),
             tracker: connections.clone(),
             stop: self.stops.streams.clone(),
@@ -505,7 +489,9 @@ impl Member {
 /// What an accept loop hands to every connection.
 struct Connections {
     services: Arc<Services>,
-    settings: Arc<connection::Settings>,
+    entry: Entry,
+    plain: Arc<connection::Settings>,
+    encrypted: Arc<connection::Settings>,
     handles: Arc<[Handle]>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -527,17 +513,47 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
         };
         let handle = &connections.handles[connections.next];
         connections.next = (connections.next + 1) % connections.handles.len();
-        let (services, settings) = (connections.services.clone(), connections.settings.clone());
-        let stop = connections.stop.clone();
+        let (services, stop) = (connections.services.clone(), connections.stop.clone());
         let remote = socket.remote_addr();
-        connections.tracker.spawn_on(
-            async move {
+        if let Entry::Plain = connections.entry {
+            let settings = connections.plain.clone();
+            let serve = async move {
                 if let Ok(stream) = socket.into_stream() {
                     connection::serve(stream, remote, services, settings, stop).await;
                 }
-            },
-            handle,
-        );
+            };
+            connections.tracker.spawn_on(serve, handle);
+            continue;
+        }
+        let entry = connections.entry.clone();
+        let (plain, encrypted) = (connections.plain.clone(), connections.encrypted.clone());
+        let serve = async move {
+            let Ok(stream) = socket.into_stream() else { return };
+            // A box, which is gone when the connection is served.
+            let admitted = Box::pin(entry.admit(stream, remote, UrlKind::Client));
+            let Some(Some(stream)) = stop.run_until_cancelled(admitted).await else { return };
+            let settings = if matches!(stream, Stream::Tls(_)) { encrypted } else { plain };
+            connection::serve(stream, remote, services, settings, stop).await;
+        };
+        connections.tracker.spawn_on(serve, handle);
+    }
+}
+
+/// What etcd says of a port for clients; of those for metrics it says nothing.
+fn log_serving(url: &Url, scope: Scope, entry: &Entry) {
+    let traffic = match scope {
+        Scope::Client => "grpc+http",
+        Scope::Grpc => "grpc",
+        Scope::Http => "http",
+        Scope::Metrics => return,
+    };
+    let address = url.as_str();
+    if entry.is_plain() {
+        let message = "serving client traffic insecurely; this is strongly discouraged!";
+        tracing::info!(traffic, address, "{message}");
+    }
+    if entry.is_encrypted() {
+        tracing::info!(traffic, address, "serving client traffic securely");
     }
 }
 

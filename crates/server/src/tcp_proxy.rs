@@ -7,11 +7,14 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use retcd_net::srv::Service;
+use retcd_net::Stream;
+use retcd_net::dns::Service;
+use retcd_net::tls::{self, Connector};
 use retcd_net::url::split_host_port;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -40,12 +43,16 @@ pub struct Settings {
     pub discovery_srv_name: String,
     /// Take the records as they are. Otherwise only those count whose members prove by TLS who they are.
     pub insecure_discovery: bool,
+    /// Authorities for their certificates; empty: the system's.
+    pub trusted_ca_file: PathBuf,
     pub retry_delay: Duration,
 }
 
 /// Why the gateway does not run, in etcd's words.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     #[error("error parsing endpoint {0:?}")]
     Endpoint(String),
     #[error("failed to validate listen address: {0}")]
@@ -123,24 +130,63 @@ async fn endpoints(settings: &Settings) -> Result<Vec<Endpoint>, Error> {
 
 async fn discover(settings: &Settings) -> Result<Vec<Endpoint>, Error> {
     let srv_server = &settings.discovery_srv;
-    let records = dns::find_clients(srv_server, &settings.discovery_srv_name).await?;
+    let mut records = dns::find_clients(srv_server, &settings.discovery_srv_name).await?;
     let urls: Vec<String> = records.iter().map(dns::ClientRecord::url).collect();
     let endpoints = logging::strings(&urls).to_string();
     tracing::info!(srv_server, endpoints, "discovered cluster from SRV");
     if !settings.insecure_discovery {
-        if let Some(record) = records.iter().find(|record| record.is_encrypted) {
-            return Err(dns::Error::Unverified(record.url()).into());
-        }
-        let error = urls.iter().map(|url| format!("{url:?} is insecure"));
-        let error = error.collect::<Vec<_>>().join(",");
-        tracing::warn!(srv_server, endpoints, error, "failed to validate discovered endpoints");
-        return Ok(Vec::new());
+        tracing::info!(srv_server, endpoints, "validating discovered SRV endpoints");
+        records = verified(records, settings).await?;
     }
     let endpoint = |record: dns::ClientRecord| {
         let Service { host, port, priority, weight } = record.service;
         Endpoint { host, port, priority, weight }
     };
     Ok(records.into_iter().map(endpoint).collect())
+}
+
+/// Those of the records whose members prove that they belong to the domain.
+async fn verified(
+    records: Vec<dns::ClientRecord>,
+    settings: &Settings,
+) -> Result<Vec<dns::ClientRecord>, Error> {
+    let srv_server = &settings.discovery_srv;
+    let tls = tls::Settings {
+        trusted_ca_file: settings.trusted_ca_file.clone(),
+        server_name: Some(srv_server.clone()),
+        ..tls::Settings::default()
+    };
+    let connector = Connector::new(&tls, &[], false)?;
+    let (mut good, mut errors) = (Vec::new(), Vec::new());
+    for record in records {
+        match verify(&record, &connector).await {
+            Ok(()) => good.push(record),
+            Err(reason) => errors.push(format!("{:?} {reason}", record.url())),
+        }
+    }
+    let urls: Vec<String> = good.iter().map(dns::ClientRecord::url).collect();
+    let endpoints = logging::strings(&urls).to_string();
+    if errors.is_empty() {
+        tracing::info!(srv_server, endpoints, "using validated discovered SRV endpoints");
+    } else {
+        let error = errors.join(",");
+        tracing::warn!(srv_server, endpoints, error, "failed to validate discovered endpoints");
+    }
+    Ok(good)
+}
+
+async fn verify(record: &dns::ClientRecord, connector: &Connector) -> Result<(), String> {
+    if !record.is_encrypted {
+        return Err("is insecure".to_owned());
+    }
+    let Service { host, port, .. } = &record.service;
+    let dial = async {
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        connector.connect(Stream::Tcp(stream), host).await
+    };
+    let dialled = timeout(DIAL_LIMIT, dial).await;
+    let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    dialled.map(drop).map_err(|error| format!("failed to dial ({error})"))
 }
 
 /// Takes the port, unless an endpoint leads back to it.

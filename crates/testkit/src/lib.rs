@@ -20,6 +20,7 @@
 //! | `ETCD_REAL` | directory with a release of etcd to compare with; without it comparisons are skipped |
 //! | `ETCDCTL_34` | an `etcdctl` of etcd 3.4, instead of the distribution's `/usr/bin/etcdctl` |
 
+mod authority;
 mod binaries;
 mod cluster;
 mod dns;
@@ -30,6 +31,7 @@ mod process;
 mod tool;
 mod workload;
 
+pub use authority::Authority;
 pub use binaries::{binary, etcdctl_34, real_etcd, server_binary};
 pub use cluster::{Cluster, MemberPlan, PATIENCE, Plan};
 pub use dns::name_server;

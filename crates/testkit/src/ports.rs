@@ -39,6 +39,11 @@ impl Port {
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.number)
     }
+
+    /// `https://127.0.0.1:port`
+    pub fn https_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.number)
+    }
 }
 
 fn claim() -> std::io::Result<(u16, TcpSocket)> {

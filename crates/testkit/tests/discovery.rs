@@ -15,7 +15,9 @@ use retcd_api::etcdserverpb::auth_client::AuthClient;
 use retcd_api::etcdserverpb::cluster_client::ClusterClient;
 use retcd_api::etcdserverpb::kv_client::KvClient;
 use retcd_api::etcdserverpb::{self as pb};
-use retcd_testkit::{Member, PATIENCE, Port, Process, name_server, real_etcd, server_binary};
+use retcd_testkit::{
+    Authority, Member, PATIENCE, Port, Process, name_server, real_etcd, server_binary,
+};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -30,17 +32,24 @@ struct Newcomer {
     peer: Port,
     dir: TempDir,
     process: Option<Process>,
+    is_encrypted: bool,
 }
 
 impl Newcomer {
     fn new(name: &str) -> Self {
         let (client, peer) = (Port::claim(), Port::claim());
         let (name, dir) = (name.to_owned(), TempDir::new().unwrap());
-        Newcomer { name, client, peer, dir, process: None }
+        Newcomer { name, client, peer, dir, process: None, is_encrypted: false }
+    }
+
+    /// With an https URL for the others.
+    fn encrypted(name: &str) -> Self {
+        Newcomer { is_encrypted: true, ..Self::new(name) }
     }
 
     fn start(&mut self, binary: &Path, peer_host: &str, discovery: &[&str], name_server: u16) {
-        let advertised = format!("http://{peer_host}:{}", self.peer.number());
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        let url = |host: &str| format!("{scheme}://{host}:{}", self.peer.number());
         let mut command = Command::new(binary);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ETCD_") {
@@ -51,8 +60,8 @@ impl Newcomer {
         command.args(["--name", &self.name]).arg("--data-dir").arg(self.dir.path().join("data"));
         command.args(["--listen-client-urls", &self.client.url()]);
         command.args(["--advertise-client-urls", &self.client.url()]);
-        command.args(["--listen-peer-urls", &self.peer.url()]);
-        command.args(["--initial-advertise-peer-urls", &advertised]).args(discovery);
+        command.args(["--listen-peer-urls", &url("127.0.0.1")]);
+        command.args(["--initial-advertise-peer-urls", &url(peer_host)]).args(discovery);
         self.process = Some(Process::spawn(&mut command));
     }
 
@@ -114,13 +123,39 @@ async fn put(channel: &Channel, key: &str, value: &str) -> bool {
 struct Registry {
     member: Member,
     channel: Channel,
+    /// Where it wants to be asked, and by whom, if not by everybody.
+    security: Option<(Port, Authority)>,
 }
 
 impl Registry {
     fn start(binary: &Path) -> Self {
         let member = Member::start(binary, &[]);
         let url = format!("http://{}", member.endpoint());
-        Registry { channel: Endpoint::from_shared(url).unwrap().connect_lazy(), member }
+        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
+        Registry { channel, member, security: None }
+    }
+
+    /// One that wants to know who asks.
+    fn encrypted(binary: &Path) -> Self {
+        let authority = Authority::new();
+        authority.sign("node", &["127.0.0.1"]);
+        let (plain, port) = (Port::claim(), Port::claim());
+        let (url, file) = (port.https_url(), |name| authority.file(name));
+        let member = Member::start(
+            binary,
+            &[
+                "--listen-client-urls",
+                &format!("{},{url}", plain.url()),
+                "--cert-file",
+                &file("node.crt"),
+                "--key-file",
+                &file("node.key"),
+                "--trusted-ca-file",
+                &file("ca.crt"),
+            ],
+        );
+        let channel = Endpoint::from_shared(plain.url()).unwrap().connect_lazy();
+        Registry { channel, member, security: Some((port, authority)) }
     }
 
     async fn expect(&self, token: &str, size: &str) {
@@ -138,9 +173,19 @@ impl Registry {
         KvClient::new(self.channel.clone()).range(request).await.unwrap().into_inner().kvs.len()
     }
 
-    fn flags(&self, token: &str) -> [String; 4] {
-        let endpoint = self.member.endpoint();
-        ["--discovery-token", token, "--discovery-endpoints", &endpoint].map(str::to_owned)
+    fn flags(&self, token: &str) -> Vec<String> {
+        let endpoint = match &self.security {
+            Some((port, _)) => port.https_url(),
+            None => self.member.endpoint(),
+        };
+        let mut flags =
+            vec![format!("--discovery-token={token}"), format!("--discovery-endpoints={endpoint}")];
+        if let Some((_, authority)) = &self.security {
+            let files = [("cacert", "ca.crt"), ("cert", "node.crt"), ("key", "node.key")];
+            let flag = |(flag, file)| format!("--discovery-{flag}={}", authority.file(file));
+            flags.extend(files.map(flag));
+        }
+        flags
     }
 }
 
@@ -152,6 +197,21 @@ fn start(newcomer: &mut Newcomer, binary: &Path, flags: &[String]) {
 #[tokio::test]
 async fn members_find_each_other_by_a_list() {
     find_each_other(&Registry::start(&server_binary())).await;
+}
+
+#[tokio::test]
+async fn a_list_may_be_kept_behind_certificates() {
+    let registry = Registry::encrypted(&server_binary());
+    registry.expect("t", "2").await;
+    let mut members = ["m0", "m1"].map(Newcomer::new);
+    start(&mut members[0], &server_binary(), &registry.flags("t")[..2]);
+    members[0].process().expect("certificate signed by unknown authority", PATIENCE);
+    members[0].process().kill();
+    members[0].process().wait(PATIENCE);
+    for member in &mut members {
+        start(member, &server_binary(), &registry.flags("t"));
+    }
+    expect_cluster(&mut members).await;
 }
 
 #[tokio::test]
@@ -236,19 +296,19 @@ async fn find_each_other(registry: &Registry) {
 async fn members_find_each_other_by_srv_records() {
     let mut members = ["m0", "m1", "m2"].map(Newcomer::new);
     let ports: Vec<u16> = members.iter().map(|member| member.peer.number()).collect();
-    let plain = ports.clone();
+    let mut stranger = Newcomer::new("stranger");
+    let (plain, own) = (ports.clone(), stranger.peer.number());
     let server = name_server(move |name| match name {
         "_etcd-server-blue._tcp.example.com" => plain.clone(),
-        "_etcd-server-ssl-red._tcp.example.com" => vec![plain[0]],
+        "_etcd-server-ssl-red._tcp.example.com" => vec![own],
         _ => Vec::new(),
     });
     let flags = ["--discovery-srv", DOMAIN, "--discovery-srv-name"];
     let with_name = |name| [flags[0], flags[1], flags[2], name];
-    let mut stranger = Newcomer::new("stranger");
     for (name, refusal) in [
         ("blue", "cannot find local etcd member"),
         ("green", "error querying DNS SRV records for _etcd-server-green"),
-        ("red", "leads to peers with TLS, and TLS is not available yet"),
+        ("red", "has scheme mismatch with expected peer http://127.0.0.1:"),
     ] {
         stranger.start(&server_binary(), "127.0.0.1", &with_name(name), server);
         stranger.expect_refusal(refusal);
@@ -260,13 +320,48 @@ async fn members_find_each_other_by_srv_records() {
     expect_cluster(&mut members).await;
 }
 
+/// Without authorities of its own, a member would expect the domain's name of the others.
+#[tokio::test]
+async fn members_with_certificates_find_each_other_by_srv_records() {
+    let authority = Authority::new();
+    authority.sign("node", &["127.0.0.1", "localhost"]);
+    let mut members = ["m0", "m1", "m2"].map(Newcomer::encrypted);
+    let ports: Vec<u16> = members.iter().map(|member| member.peer.number()).collect();
+    let server = name_server(move |name| match name {
+        "_etcd-server-ssl._tcp.example.com" => ports.clone(),
+        _ => Vec::new(),
+    });
+    let file = |name| authority.file(name);
+    let (ca, cert, key) = (file("ca.crt"), file("node.crt"), file("node.key"));
+    let own = ["--peer-trusted-ca-file", &ca, "--peer-cert-file", &cert, "--peer-key-file", &key];
+    let flags = [&["--discovery-srv", DOMAIN], &own[..]].concat();
+    for member in &mut members {
+        member.start(&server_binary(), "localhost", &flags, server);
+    }
+    expect_cluster(&mut members).await;
+}
+
 #[tokio::test]
 async fn a_gateway_finds_members_by_srv_records() {
+    let authority = Authority::new();
+    authority.sign("good", &[DOMAIN]);
+    authority.sign("other", &["other.example.com"]);
+    let secure = |name: &str| {
+        let (port, file) = (Port::claim(), |end: &str| authority.file(&format!("{name}.{end}")));
+        let (cert, key, url) = (file("crt"), file("key"), port.https_url());
+        let args = ["--cert-file", &cert, "--key-file", &key, "--listen-client-urls", &url];
+        (Member::start(&server_binary(), &args), port)
+    };
     let member = Member::start(&server_binary(), &[]);
+    let (_good, good) = secure("good");
+    let (_other, other) = secure("other");
     let endpoint = member.endpoint();
     let port: u16 = endpoint.rsplit(':').next().unwrap().parse().unwrap();
+    let encrypted = [good.number(), other.number()];
     let server = name_server(move |name| match name {
-        "_etcd-client._tcp.example.com" | "_etcd-client-ssl-red._tcp.example.com" => vec![port],
+        "_etcd-client._tcp.example.com" => vec![port],
+        "_etcd-client-ssl-red._tcp.example.com" => vec![encrypted[0]],
+        "_etcd-client-ssl-blue._tcp.example.com" => vec![encrypted[1]],
         _ => Vec::new(),
     });
     let own = Port::claim();
@@ -289,9 +384,15 @@ async fn a_gateway_finds_members_by_srv_records() {
     gateway.expect("is insecure", PATIENCE);
     gateway.expect("\"endpoints\":[\"127.0.0.1:1\"]", PATIENCE);
     drop(gateway);
-    for (name, refusal) in [("red", "TLS is not available yet"), ("green", "dns lookup errors: ")] {
-        let mut gateway = start(&["--discovery-srv-name", name]);
-        gateway.expect(refusal, PATIENCE);
-        assert_eq!(gateway.wait(PATIENCE).code(), Some(1));
+    let ca = authority.file("ca.crt");
+    for (name, verdict) in [
+        ("red", "using validated discovered SRV endpoints"),
+        ("blue", "x509: certificate is valid for other.example.com, not example.com"),
+    ] {
+        let mut gateway = start(&["--discovery-srv-name", name, "--trusted-ca-file", &ca]);
+        gateway.expect(verdict, PATIENCE);
     }
+    let mut gateway = start(&["--discovery-srv-name", "green"]);
+    gateway.expect("dns lookup errors: ", PATIENCE);
+    assert_eq!(gateway.wait(PATIENCE).code(), Some(1));
 }

@@ -13,6 +13,7 @@ use retcd_state_machine::Reader;
 use retcd_state_machine::cluster::Member;
 
 use crate::node::{NodeHandle, Request};
+use crate::peer::Dialer;
 use crate::peer::client::Client;
 
 /// How often the leader asks.
@@ -184,16 +185,17 @@ async fn versions(node: &NodeHandle, members: &[Member]) -> Vec<(u64, Option<Min
         let urls: Vec<Url> =
             member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
         let id = member.id;
-        asked.spawn(async move { (id, ask(&urls).await) });
+        let dialer = node.network().dialer().clone();
+        asked.spawn(async move { (id, ask(&dialer, &urls).await) });
     }
     let mut versions = vec![(node.member_id(), Minor::parse(ETCD_VERSION))];
     versions.extend(asked.join_all().await);
     versions
 }
 
-async fn ask(urls: &[Url]) -> Option<Minor> {
+async fn ask(dialer: &Dialer, urls: &[Url]) -> Option<Minor> {
     for url in urls {
-        if let Ok(answer) = (Client { url, limit: ASK_LIMIT }).version().await {
+        if let Ok(answer) = (Client { dialer, url, limit: ASK_LIMIT }).version().await {
             return Minor::parse(&answer.etcdserver);
         }
     }

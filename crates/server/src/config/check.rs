@@ -13,7 +13,7 @@ use super::notice::Notice;
 use super::settings::Settings;
 use super::{
     Allowed, AutoCompaction, Config, Discovery, DistributedTracing, InitialCluster, Keepalive,
-    Registry, User, duration,
+    Registry, RegistryEndpoint, User, duration, tls,
 };
 use crate::logging;
 use crate::logging::rotation::Rotation;
@@ -46,7 +46,7 @@ pub(super) fn check(
     settings.check_available()?;
     let name = settings.text("name");
     let urls = Urls::read(&mut settings, origin, default_host)?;
-    let discovery = discovery(&settings)?;
+    let discovery = discovery(&settings);
     let initial_cluster = match discovery {
         Some(_) => InitialCluster::single(&name, urls.advertise_peer.clone()),
         None => initial_cluster(&settings, &name, &urls.advertise_peer)?,
@@ -55,6 +55,13 @@ pub(super) fn check(
         Some(Discovery::Registry(registry)) => registry.token.clone(),
         Some(Discovery::Dns { .. }) | None => settings.text("initial-cluster-token"),
     };
+    let (client_security, mut peer_security) = tls::read(&mut settings)?;
+    if let (Some(Discovery::Dns { domain, .. }), true) =
+        (&discovery, peer_security.tls.trusted_ca_file.as_os_str().is_empty())
+    {
+        // Without authorities of one's own the domain vouches for its members, as in etcd.
+        peer_security.tls.server_name = Some(domain.clone());
+    }
     let (heartbeat_interval, election_timeout) = intervals(&settings)?;
     let feature_gates = FeatureGates::parse(&settings.text("feature-gates"))?;
     let has_checkpoints = feature_gates.is_enabled(Gate::LeaseCheckpoint);
@@ -81,7 +88,7 @@ pub(super) fn check(
     notice_flags_without_meaning(&mut settings);
     let data_dir = data_dir(&mut settings, &name);
 
-    Ok(Config {
+    let mut config = Config {
         data_dir,
         wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
@@ -155,9 +162,15 @@ pub(super) fn check(
         ),
         value_cache_bytes: settings.uint("experimental-value-cache-bytes"),
         client_threads: settings.uint("experimental-client-threads"),
+        client_security,
+        peer_security,
+        self_signed_years: u32::try_from(settings.uint("self-signed-cert-validity"))
+            .map_err(|_| Error::TooLarge("self-signed-cert-validity"))?,
         name,
         notices: settings.notices,
-    })
+    };
+    tls::check_urls(&mut config)?;
+    Ok(config)
 }
 
 /// Only one of the ways to find the other members, and a whole one. Checked before the refusal of those that
@@ -186,23 +199,37 @@ fn check_bootstrap_sources(settings: &Settings) -> Result<(), Error> {
 }
 
 /// How the members of a new cluster are found, unless they are listed.
-fn discovery(settings: &Settings) -> Result<Option<Discovery>, Error> {
+fn discovery(settings: &Settings) -> Option<Discovery> {
     let domain = settings.text("discovery-srv");
     if !domain.is_empty() {
         let service_name = settings.text("discovery-srv-name");
-        return Ok(Some(Discovery::Dns { domain, service_name }));
+        return Some(Discovery::Dns { domain, service_name });
     }
     let endpoints = settings.list("discovery-endpoints");
     if endpoints.is_empty() {
-        return Ok(None);
+        return None;
     }
-    if endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
-        return Err(Error::NotAvailable { flag: "discovery-endpoints", what: "TLS" });
-    }
-    let authority = |endpoint: &String| endpoint.trim_start_matches("http://").to_owned();
-    Ok(Some(Discovery::Registry(Registry {
+    let tls = retcd_net::tls::Settings {
+        cert_file: settings.text("discovery-cert").into(),
+        key_file: settings.text("discovery-key").into(),
+        trusted_ca_file: settings.text("discovery-cacert").into(),
+        ..retcd_net::tls::Settings::default()
+    };
+    let is_blind = settings.bool("discovery-insecure-skip-tls-verify");
+    let names_files = tls != retcd_net::tls::Settings::default();
+    // An endpoint's scheme decides, and all the flags together about one without.
+    let is_encrypted = names_files || is_blind || !settings.bool("discovery-insecure-transport");
+    let endpoint = |endpoint: &String| match endpoint.split_once("://") {
+        Some((scheme, authority)) => {
+            RegistryEndpoint { authority: authority.to_owned(), is_encrypted: scheme == "https" }
+        }
+        None => RegistryEndpoint { authority: endpoint.clone(), is_encrypted },
+    };
+    Some(Discovery::Registry(Box::new(Registry {
         token: settings.text("discovery-token"),
-        endpoints: endpoints.iter().map(authority).collect(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        tls,
+        is_blind,
         dial_timeout: settings.duration("discovery-dial-timeout"),
         request_timeout: settings.duration("discovery-request-timeout"),
         keepalive_time: settings.duration("discovery-keepalive-time"),
@@ -295,9 +322,6 @@ impl Urls {
 fn own(settings: &Settings, flag: &'static str) -> Result<UrlList, Error> {
     let urls = settings.urls(flag);
     urls.iter().try_for_each(Url::check_bindable)?;
-    if urls.iter().any(Url::is_tls) {
-        return Err(Error::NotAvailable { flag, what: "TLS" });
-    }
     Ok(urls)
 }
 

@@ -49,6 +49,28 @@ pub enum Error {
     Url(#[from] retcd_net::url::Error),
     #[error("--{flag} {urls:?} must be \"host:port\" ({source})")]
     AdvertisedUrl { flag: &'static str, urls: String, source: retcd_net::url::Error },
+    #[error(transparent)]
+    TlsVersion(#[from] retcd_net::tls::VersionError),
+    #[error("min version ({min}) is greater than max version ({max})")]
+    TlsVersions { min: String, max: String },
+    #[error("cipher suites cannot be configured when only TLS1.3 is enabled")]
+    Tls13Suites,
+    #[error(transparent)]
+    CipherSuite(#[from] retcd_net::tls::SuiteError),
+    #[error(
+        "TLS key/cert (--cert-file, --key-file) must be provided for client url {0} with HTTPS scheme"
+    )]
+    NoClientCertificate(String),
+    #[error(
+        "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"
+    )]
+    NoMetricsCertificate,
+    #[error("cannot listen on TLS for {0}: KeyFile and CertFile are not presented")]
+    NoPeerCertificate(String),
+    #[error(
+        "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}"
+    )]
+    GrpcAndHttpUrl(String),
     #[error("--{0} must hold at least one URL")]
     NoUrl(&'static str),
     #[error("--advertise-client-urls is required when --listen-client-urls is set explicitly")]

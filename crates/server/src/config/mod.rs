@@ -28,6 +28,7 @@ mod machine;
 mod notice;
 mod report;
 mod settings;
+mod tls;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,7 @@ pub use gates::{FeatureGates, Gate};
 pub use initial_cluster::InitialCluster;
 pub use notice::Notice;
 use retcd_net::UrlList;
+pub use tls::{Security, UrlKind};
 pub use value::{Kind, Value};
 
 use crate::logging;
@@ -66,6 +68,11 @@ pub struct Config {
     pub initial_advertise_peer_urls: UrlList,
     pub advertise_client_urls: UrlList,
     pub socket_options: retcd_net::listener::Options,
+    /// TLS on URLs for clients and metrics.
+    pub client_security: Security,
+    pub peer_security: Security,
+    /// Life of certificates that are made here.
+    pub self_signed_years: u32,
 
     /// Matters only before there is a WAL, as the next two; see [`Config::check_first_start`].
     pub initial_cluster: InitialCluster,
@@ -158,7 +165,7 @@ pub enum AutoCompaction {
 #[derive(Debug, Clone)]
 pub enum Discovery {
     /// Another etcd cluster.
-    Registry(Registry),
+    Registry(Box<Registry>),
     /// SRV records of a domain.
     Dns { domain: String, service_name: String },
 }
@@ -168,13 +175,25 @@ pub enum Discovery {
 pub struct Registry {
     /// Names the list, and stands for the cluster's token.
     pub token: String,
-    /// `host:port`, at least one.
-    pub endpoints: Vec<String>,
+    /// At least one.
+    pub endpoints: Vec<RegistryEndpoint>,
+    /// For endpoints with TLS.
+    pub tls: retcd_net::tls::Settings,
+    /// Believe whoever answers there.
+    pub is_blind: bool,
     pub dial_timeout: Duration,
     pub request_timeout: Duration,
     pub keepalive_time: Duration,
     pub keepalive_timeout: Duration,
     pub user: Option<User>,
+}
+
+/// A member of such a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryEndpoint {
+    /// `host:port`
+    pub authority: String,
+    pub is_encrypted: bool,
 }
 
 /// Who logs in somewhere.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::duration;
+use super::tls::UrlKind;
+use crate::logging;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -43,6 +45,19 @@ pub enum Notice {
         used: u32,
     },
     CheckpointWithoutPersistence,
+    /// A certificate was given, but the URL is plain.
+    UnusedCertificate {
+        kind: UrlKind,
+        url: String,
+    },
+    UnusedCertAuth {
+        kind: UrlKind,
+        url: String,
+    },
+    /// A certificate was given, so none is made.
+    UnusedAutoTls(UrlKind),
+    /// Cipher suites that etcd has and this server does not.
+    SuitesNotOffered(Vec<String>),
     /// A timeout of connections between members that was too short.
     RaisedTimeout {
         flag: &'static str,
@@ -104,6 +119,32 @@ impl Notice {
             Self::CheckpointWithoutPersistence => tracing::warn!(
                 "Detected that checkpointing is enabled without persistence. Consider enabling feature \
                  gate LeaseCheckpointPersist"
+            ),
+            Self::UnusedCertificate { kind: UrlKind::Client, url } => tracing::warn!(
+                client_url = url,
+                "scheme is http or unix while key and cert files are present; ignoring key and cert files"
+            ),
+            Self::UnusedCertificate { kind: UrlKind::Peer, url } => tracing::warn!(
+                peer_url = url,
+                "scheme is HTTP while key and cert files are present; ignoring key and cert files"
+            ),
+            Self::UnusedCertAuth { kind: UrlKind::Client, url } => tracing::warn!(
+                client_url = url,
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL"
+            ),
+            Self::UnusedCertAuth { kind: UrlKind::Peer, url } => tracing::warn!(
+                peer_url = url,
+                "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL"
+            ),
+            Self::UnusedAutoTls(UrlKind::Client) => {
+                tracing::warn!("ignoring client auto TLS since certs given");
+            }
+            Self::UnusedAutoTls(UrlKind::Peer) => {
+                tracing::warn!("ignoring peer auto TLS since certs given");
+            }
+            Self::SuitesNotOffered(names) => tracing::warn!(
+                cipher_suites = %logging::strings(names),
+                "cipher suites are not offered by this server - ignoring"
             ),
             Self::RaisedTimeout { flag, used } => {
                 let used = duration::display(*used);

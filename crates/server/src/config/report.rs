@@ -101,7 +101,8 @@ impl Config {
         match &self.discovery {
             Some(Discovery::Registry(registry)) => {
                 fields.text("discovery-token", &registry.token);
-                fields.text("discovery-endpoints", &registry.endpoints.join(","));
+                let endpoints = registry.endpoints.iter().map(|endpoint| &*endpoint.authority);
+                fields.text("discovery-endpoints", &endpoints.collect::<Vec<_>>().join(","));
                 fields.duration("discovery-dial-timeout", registry.dial_timeout);
                 fields.duration("discovery-request-timeout", registry.request_timeout);
             }

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use retcd_net::tls::Version;
+
 use super::*;
 
 /// Loads from a command line, variables and at most one file named `etcd.yaml`.
@@ -284,6 +286,98 @@ fn timeouts_between_members_are_raised() {
     assert_eq!(words("").raft_write_timeout, Duration::from_secs(5));
 }
 
+#[test]
+fn https_urls_need_a_certificate() {
+    let listen = "--advertise-client-urls=http://127.0.0.1:1 --listen-client-urls";
+    let missing = "TLS key/cert (--cert-file, --key-file) must be provided for client url";
+    for (line, message) in [
+        (
+            format!("{listen}=https://127.0.0.1:1"),
+            format!("{missing} https://127.0.0.1:1 with HTTPS scheme"),
+        ),
+        (format!("{listen}=unixs://a"), format!("{missing} unixs://a with HTTPS scheme")),
+        (
+            "--listen-client-http-urls=https://127.0.0.1:1".to_owned(),
+            format!("{missing} https://127.0.0.1:1 with HTTPS scheme"),
+        ),
+        (
+            "--listen-metrics-urls=https://127.0.0.1:1".to_owned(),
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"
+                .to_owned(),
+        ),
+        (
+            format!(
+                "{listen}=http://127.0.0.1:1 --listen-client-http-urls=https://127.0.0.1:1 --auto-tls"
+            ),
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+             https://127.0.0.1:1"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(&line), message, "{line}");
+    }
+    // Half a certificate counts as one until it is read.
+    for certificate in ["--cert-file=a", "--key-file=a", "--auto-tls"] {
+        words(&format!("{listen}=https://127.0.0.1:1 {certificate}"));
+    }
+}
+
+#[test]
+fn a_certificate_without_https_urls_is_remarked() {
+    let notices = |line: &str| words(line).notices;
+    let url = "http://localhost:2379".to_owned();
+    let unused = Notice::UnusedCertificate { kind: UrlKind::Client, url: url.clone() };
+    let without_auth = Notice::UnusedCertAuth { kind: UrlKind::Client, url };
+    let found = notices("--cert-file=a --key-file=b --client-cert-auth --auto-tls");
+    for notice in [&unused, &without_auth, &Notice::UnusedAutoTls(UrlKind::Client)] {
+        assert!(found.contains(notice), "{notice:?}");
+    }
+    let encrypted = notices(
+        "--cert-file=a --key-file=b --client-cert-auth --advertise-client-urls=https://127.0.0.1:1 \
+         --listen-client-urls=https://127.0.0.1:1",
+    );
+    assert!(!encrypted.contains(&unused) && !encrypted.contains(&without_auth));
+}
+
+#[test]
+fn versions_and_suites_are_checked() {
+    let version = "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)";
+    for (line, message) in [
+        ("--tls-min-version=TLS1.1", version),
+        ("--tls-max-version=TLS1.1", version),
+        (
+            "--tls-min-version=TLS1.3 --tls-max-version=TLS1.2",
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            "--tls-min-version=TLS1.3 --cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        ("--cipher-suites=a", "unexpected TLS cipher suite \"a\""),
+    ] {
+        assert_eq!(refused(line), message, "{line}");
+    }
+    let suites = "TLS_RSA_WITH_AES_128_CBC_SHA,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let config = words(&format!("--cipher-suites={suites} --tls-max-version=TLS1.2"));
+    let not_offered = vec!["TLS_RSA_WITH_AES_128_CBC_SHA".to_owned()];
+    assert!(config.notices.contains(&Notice::SuitesNotOffered(not_offered)));
+    let tls = config.client_security.tls;
+    assert_eq!((tls.cipher_suites.len(), tls.version_max), (2, Some(Version::Tls12)));
+    assert_eq!(words("--tls-min-version=").client_security.tls.version_min, Version::Tls12);
+}
+
+#[test]
+fn a_file_has_a_section_for_tls() {
+    let section = "client-transport-security: {cert-file: a, key-file: b, client-cert-auth: true, \
+                   trusted-ca-file: c, allowed-hostname: [d]}";
+    let security = file(section).client_security;
+    let tls = &security.tls;
+    assert_eq!((tls.cert_file.to_str(), tls.key_file.to_str()), (Some("a"), Some("b")));
+    assert!(tls.client_cert_auth && tls.trusted_ca_file.to_str() == Some("c"));
+    assert_eq!(tls.allowed_hostnames, ["d"]);
+    assert!(file("client-transport-security: {auto-tls: true}").client_security.is_automatic);
+}
+
 /// A value of the kind that differs from the default.
 fn unusual(flag: &flags::Flag) -> &'static str {
     match flag.kind {
@@ -309,19 +403,8 @@ fn what_does_not_exist_yet_is_refused_and_its_default_accepted() {
         }
     }
     assert!(count > 0, "once nothing is missing, this test has nothing to do");
-    for (line, message) in [
-        (
-            "--discovery-token=a --discovery-endpoints=https://b:1",
-            "--discovery-endpoints: TLS is not available yet",
-        ),
-        (
-            "--listen-metrics-urls=https://127.0.0.1:1",
-            "--listen-metrics-urls: TLS is not available yet",
-        ),
-        ("--auth-token=jwt,pub-key=a", "--auth-token: JWT is not available yet"),
-    ] {
-        assert_eq!(refused(line), message, "{line}");
-    }
+    let jwt = "--auth-token: JWT is not available yet";
+    assert_eq!(refused("--auth-token=jwt,pub-key=a"), jwt);
 }
 
 #[test]
@@ -400,14 +483,35 @@ fn discovery_takes_the_place_of_a_list() {
         "{line} --discovery-token t --discovery-endpoints http://h:1,k:2 --discovery-user u:p:q"
     ));
     let Some(Discovery::Registry(registry)) = &config.discovery else { panic!("{config:?}") };
-    assert_eq!(registry.endpoints, ["h:1", "k:2"]);
+    let endpoint = |authority: &str, is_encrypted| RegistryEndpoint {
+        authority: authority.to_owned(),
+        is_encrypted,
+    };
+    assert_eq!(registry.endpoints, [endpoint("h:1", false), endpoint("k:2", false)]);
     let user = registry.user.as_ref().unwrap();
     assert_eq!((&*user.name, &*user.password), ("u", "p:q"));
     assert!(!format!("{config:?}").contains("p:q"), "passwords are not shown");
     assert_eq!(config.initial_cluster_token, "t");
     assert_eq!(config.initial_cluster.to_string(), "a=http://127.0.0.1:9");
 
+    let plain = endpoint("http", false);
+    for (flags, has_tls) in [
+        ("--discovery-insecure-transport=false", true),
+        ("--discovery-insecure-skip-tls-verify", true),
+        ("--discovery-cacert=c", true),
+        ("--discovery-user=u", false),
+    ] {
+        let endpoints = "--discovery-endpoints http://http,https://https,bare";
+        let config = words(&format!("{line} --discovery-token t {endpoints} {flags}"));
+        let Some(Discovery::Registry(registry)) = &config.discovery else { panic!("{config:?}") };
+        let expected = [plain.clone(), endpoint("https", true), endpoint("bare", has_tls)];
+        assert_eq!(registry.endpoints, expected, "{flags}");
+    }
+
     let config = words(&format!("{line} --discovery-srv d --discovery-srv-name n"));
+    assert_eq!(config.peer_security.tls.server_name.as_deref(), Some("d"));
+    let authorities = words(&format!("{line} --discovery-srv d --peer-trusted-ca-file c"));
+    assert_eq!(authorities.peer_security.tls.server_name, None);
     let Some(Discovery::Dns { domain, service_name }) = &config.discovery else {
         panic!("{config:?}")
     };
@@ -555,7 +659,6 @@ fn mistakes_in_a_file() {
             "invalid value -1 for snapshot-count in the configuration file: parse error",
         ),
         ("peer-transport-security: x", "invalid peer-transport-security"),
-        ("client-transport-security: {cert-file: a}", "--cert-file: TLS is not available yet"),
         (
             "initial-cluster-state: x",
             "invalid value \"x\" for initial-cluster-state in the configuration file: invalid value",

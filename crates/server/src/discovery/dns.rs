@@ -6,22 +6,16 @@
 
 use std::net::SocketAddr;
 
-use retcd_net::UrlList;
-use retcd_net::srv::{Resolver, Service, WrongServer};
+use retcd_net::dns::{Resolver, Service, WrongServer};
+use retcd_net::{Url, UrlList};
 
 /// Why DNS does not tell the members.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot look up SRV records: {0}")]
     Resolver(#[from] WrongServer),
-    #[error("error querying DNS SRV records for _{service} {reason}")]
-    Lookup { service: String, reason: String },
-    #[error("--discovery-srv: {0} leads to peers with TLS, and TLS is not available yet")]
-    Tls(String),
-    #[error(
-        "--discovery-srv: {0} would have to be verified, and TLS is not available yet; see --insecure-discovery"
-    )]
-    Unverified(String),
+    #[error("{}", joined(.0))]
+    Lookup(Vec<Failure>),
     #[error("dns lookup errors: {encrypted} and {plain}")]
     Clients { encrypted: String, plain: String },
     #[error("{url}: {source}")]
@@ -30,7 +24,20 @@ pub enum Error {
     NoOwnRecord(String),
 }
 
-/// Finds the members, in the form of `--initial-cluster`.
+/// Why one service has no members.
+#[derive(Debug, thiserror::Error)]
+#[error("error querying DNS SRV records for _{service} {reason}")]
+pub struct Failure {
+    service: String,
+    reason: String,
+}
+
+/// As Go joins errors: one a line.
+fn joined(failures: &[Failure]) -> String {
+    failures.iter().map(Failure::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Finds the members, in the form of `--initial-cluster`. Both services count, as in etcd.
 pub(crate) async fn find(
     domain: &str,
     service_name: &str,
@@ -38,35 +45,65 @@ pub(crate) async fn find(
     advertised: &UrlList,
 ) -> Result<String, Error> {
     let resolver = Resolver::of_system()?;
-    let encrypted = service("etcd-server-ssl", service_name);
-    if services(&resolver, &encrypted, domain).await.is_ok() {
-        return Err(Error::Tls(format!("_{encrypted}._tcp.{domain}")));
-    }
-    let plain = service("etcd-server", service_name);
-    let found = services(&resolver, &plain, domain)
-        .await
-        .map_err(|reason| Error::Lookup { service: plain.clone(), reason })?;
     let own = own_addresses(advertised).await?;
     let mut members = Vec::new();
-    let mut last_failure = None;
-    for Service { host, port, .. } in found {
-        match addresses(&host, port).await {
-            Ok(addresses) => members.push(Found {
-                url: format!("http://{host}:{port}"),
-                is_own: addresses.iter().any(|address| own.contains(address)),
-            }),
-            Err(error) => last_failure = Some(format!("lookup {host}: {error}")),
+    let mut failures = Vec::new();
+    let mut has_own = false;
+    for (kind, scheme) in [("etcd-server-ssl", "https"), ("etcd-server", "http")] {
+        let service = service(kind, service_name);
+        match listed(&resolver, &service, domain, scheme, &own).await {
+            Ok(found) => {
+                has_own |= found.iter().any(|member| member.is_own);
+                members.extend(name_all(&found, name));
+            }
+            Err(reason) => failures.push(Failure { service, reason }),
         }
     }
-    if let (true, Some(reason)) = (members.is_empty(), last_failure) {
-        return Err(Error::Lookup { service: plain, reason });
+    if members.is_empty() {
+        return Err(Error::Lookup(failures));
     }
-    if !members.iter().any(|member| member.is_own) {
+    if !has_own {
         return Err(Error::NoOwnRecord(name.to_owned()));
     }
-    let members = name_all(&members, name);
+    let members = members.join(",");
     tracing::info!(members, domain, "found all members by SRV records");
     Ok(members)
+}
+
+/// Where the records of one service lead. What cannot be used counts only if nothing else is there.
+async fn listed(
+    resolver: &Resolver,
+    service: &str,
+    domain: &str,
+    scheme: &str,
+    own: &[(SocketAddr, &Url)],
+) -> Result<Vec<Found>, String> {
+    let mut found = Vec::new();
+    let mut last_failure = None;
+    for Service { host, port, .. } in services(resolver, service, domain).await? {
+        let url = format!("{scheme}://{host}:{port}");
+        let addresses = match addresses(&host, port).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                last_failure = Some(format!("lookup {host}: {error}"));
+                continue;
+            }
+        };
+        let expected = own.iter().find(|(address, _)| addresses.contains(address));
+        match expected {
+            Some((_, expected)) if expected.is_tls() != (scheme == "https") => {
+                last_failure = Some(format!(
+                    "bootstrap at {url} from DNS for {service} has scheme mismatch with expected \
+                     peer {expected}"
+                ));
+            }
+            _ => found.push(Found { url, is_own: expected.is_some() }),
+        }
+    }
+    match last_failure {
+        Some(reason) if found.is_empty() => Err(reason),
+        _ => Ok(found),
+    }
 }
 
 /// A way for clients to a cluster.
@@ -109,7 +146,7 @@ struct Found {
     is_own: bool,
 }
 
-fn name_all(members: &[Found], own_name: &str) -> String {
+fn name_all(members: &[Found], own_name: &str) -> Vec<String> {
     let mut numbers = 0..;
     let named = members.iter().map(|member| {
         let url = &member.url;
@@ -119,7 +156,7 @@ fn name_all(members: &[Found], own_name: &str) -> String {
         let number: usize = numbers.next().expect("there are more numbers than records");
         format!("{number}={url}")
     });
-    named.collect::<Vec<_>>().join(",")
+    named.collect()
 }
 
 async fn services(
@@ -131,12 +168,13 @@ async fn services(
     resolver.services(&name).await.map_err(|error| error.to_string())
 }
 
-async fn own_addresses(advertised: &UrlList) -> Result<Vec<SocketAddr>, Error> {
+async fn own_addresses(advertised: &UrlList) -> Result<Vec<(SocketAddr, &Url)>, Error> {
     let mut own = Vec::new();
     for url in advertised {
         let (host, port) = (url.host().unwrap_or_default(), url.port().unwrap_or_default());
         let found = addresses(host, port).await;
-        own.extend(found.map_err(|source| Error::OwnAddress { url: url.to_string(), source })?);
+        let found = found.map_err(|source| Error::OwnAddress { url: url.to_string(), source })?;
+        own.extend(found.into_iter().map(|address| (address, url)));
     }
     Ok(own)
 }
@@ -154,6 +192,6 @@ mod tests {
         let found = |url: &str, is_own| Found { url: url.to_owned(), is_own };
         let members =
             [found("http://a:1", false), found("http://b:1", true), found("http://c:1", false)];
-        assert_eq!(name_all(&members, "me"), "0=http://a:1,me=http://b:1,1=http://c:1");
+        assert_eq!(name_all(&members, "me"), ["0=http://a:1", "me=http://b:1", "1=http://c:1"]);
     }
 }

@@ -24,10 +24,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::mvccpb::KeyValue;
+use retcd_net::Stream;
+use retcd_net::tls::{self, Connector};
+use retcd_net::url::split_host_port;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::{InitialCluster, Registry};
+use crate::config::{InitialCluster, Registry, RegistryEndpoint};
 use crate::grpc::frame_prefix;
 
 /// Between two looks at a list that is not complete.
@@ -46,6 +49,8 @@ pub enum Error {
     Full,
     #[error("discovery: invalid peer URL")]
     InvalidUrl,
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
 }
 
 /// Why a call to the registry failed.
@@ -70,7 +75,7 @@ enum CallError {
 /// Puts a member into the list, and waits until that is complete. Returns all members in the form of
 /// `--initial-cluster`; `own` is this member in the same form.
 pub(crate) async fn join(registry: &Registry, id: u64, own: &str) -> Result<String, Error> {
-    let mut service = Service::new(registry);
+    let mut service = Service::new(registry)?;
     let prefix = format!("/_etcd/registry/{}", registry.token);
     let own_key = format!("{prefix}/members/{id:x}");
 
@@ -129,6 +134,8 @@ impl Listed {
 /// The etcd cluster that keeps the list.
 struct Service<'a> {
     registry: &'a Registry,
+    /// For endpoints with TLS, if there are any.
+    connector: Option<Connector>,
     connection: Option<Connection>,
     /// The endpoint of the next connection, counted up with every failure.
     turn: usize,
@@ -137,8 +144,12 @@ struct Service<'a> {
 }
 
 impl<'a> Service<'a> {
-    fn new(registry: &'a Registry) -> Self {
-        Service { registry, connection: None, turn: 0, failures: 0 }
+    fn new(registry: &'a Registry) -> Result<Self, tls::Error> {
+        let Registry { endpoints, tls, is_blind, .. } = registry;
+        let is_encrypted = endpoints.iter().any(|endpoint| endpoint.is_encrypted);
+        let connector = || Connector::new(tls, &["h2"], *is_blind);
+        let connector = is_encrypted.then(connector).transpose()?;
+        Ok(Service { registry, connector, connection: None, turn: 0, failures: 0 })
     }
 
     async fn get(&mut self, key: &str) -> Option<Bytes> {
@@ -180,7 +191,7 @@ impl<'a> Service<'a> {
                 Err(error) => {
                     self.failures = (self.failures + 1).min(PAUSE_EXPONENT_MAX);
                     let pause = Duration::from_secs(1 << self.failures);
-                    let endpoint = self.endpoint();
+                    let endpoint = &*self.endpoint().authority;
                     tracing::warn!(%error, endpoint, ?pause, "retry connecting to discovery service");
                     self.connection = None;
                     self.turn += 1;
@@ -196,7 +207,9 @@ impl<'a> Service<'a> {
         request: &impl Message,
     ) -> Result<A, CallError> {
         if self.connection.is_none() {
-            let connecting = Connection::open(self.endpoint(), self.registry);
+            let endpoint = self.endpoint();
+            let connector = self.connector.as_ref().filter(|_| endpoint.is_encrypted);
+            let connecting = Connection::open(&endpoint.authority, connector, self.registry);
             let connection = timeout(self.registry.dial_timeout, connecting).await;
             self.connection = Some(connection.unwrap_or(Err(CallError::Silence))?);
         }
@@ -215,23 +228,32 @@ impl<'a> Service<'a> {
         answer.await.unwrap_or(Err(CallError::Silence))
     }
 
-    fn endpoint(&self) -> &'a str {
+    fn endpoint(&self) -> &'a RegistryEndpoint {
         &self.registry.endpoints[self.turn % self.registry.endpoints.len()]
     }
 }
 
-/// gRPC to one endpoint, in plain text.
+/// gRPC to one endpoint.
 struct Connection {
     /// `host:port`
     authority: String,
+    scheme: &'static str,
     sender: SendRequest<Full<Bytes>>,
     /// Of the user that logged in.
     token: Option<HeaderValue>,
 }
 
 impl Connection {
-    async fn open(authority: &str, registry: &Registry) -> Result<Self, CallError> {
-        let stream = TcpStream::connect(authority).await?;
+    async fn open(
+        authority: &str,
+        connector: Option<&Connector>,
+        registry: &Registry,
+    ) -> Result<Self, CallError> {
+        let mut stream = Stream::Tcp(TcpStream::connect(authority).await?);
+        if let Some(connector) = connector {
+            let host = split_host_port(authority).map_or(authority, |(host, _)| host);
+            stream = connector.connect(stream, host).await?;
+        }
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(registry.keepalive_time))
@@ -240,7 +262,8 @@ impl Connection {
         let (sender, connection) = handshake.await?;
         // Ends with its sender. An error reaches the request that it concerns.
         tokio::spawn(connection);
-        Ok(Connection { authority: authority.to_owned(), sender, token: None })
+        let scheme = if connector.is_some() { "https" } else { "http" };
+        Ok(Connection { authority: authority.to_owned(), scheme, sender, token: None })
     }
 
     async fn call<A: Message + Default>(
@@ -250,9 +273,9 @@ impl Connection {
     ) -> Result<A, CallError> {
         let message = message.encode_to_vec();
         let body = [&frame_prefix(message.len())[..], &message].concat();
-        let mut request = Request::post(format!("http://{}/etcdserverpb.{method}", self.authority))
-            .header(CONTENT_TYPE, "application/grpc")
-            .header(TE, "trailers");
+        let uri = format!("{}://{}/etcdserverpb.{method}", self.scheme, self.authority);
+        let mut request =
+            Request::post(uri).header(CONTENT_TYPE, "application/grpc").header(TE, "trailers");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
         }

@@ -43,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) keepalive_timeout: Option<Duration>,
     /// What the listener is for.
     pub(crate) scope: Scope,
+    pub(crate) is_encrypted: bool,
     /// The largest message that a client may send.
     pub(crate) message_bytes_max: usize,
     /// Where the spans of calls go; `None` keeps none.

@@ -16,6 +16,7 @@ use retcd_state_machine::cluster::Member;
 use tokio::time::timeout;
 
 use super::connection::{self, Connection};
+use super::dialer::Dialer;
 use super::pipeline::PROTOBUF;
 use super::requests::{
     HashAnswer, HashRequest, LeaseError, PROMOTE_UNKNOWN, PROMOTE_VOTER, VersionAnswer,
@@ -47,6 +48,7 @@ pub(crate) struct Membership {
 /// Asks one member at one of its peer URLs. The whole exchange may take `limit`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client<'a> {
+    pub(crate) dialer: &'a Dialer,
     pub(crate) url: &'a Url,
     pub(crate) limit: Duration,
 }
@@ -178,7 +180,8 @@ impl Client<'_> {
         request.headers_mut().extend(header.map(|(name, value)| (Some(name), value)));
         let dial = |source| connection::Error::Dial { url: self.url.to_string(), source };
         let exchange = async {
-            let mut connection = Connection::open(self.url, self.limit).await.map_err(dial)?;
+            let connection = Connection::open(self.dialer, self.url, self.limit).await;
+            let mut connection = connection.map_err(dial)?;
             connection.call(request).await
         };
         let answer = timeout(self.limit, exchange).await;

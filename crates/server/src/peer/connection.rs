@@ -15,8 +15,9 @@ use hyper_util::rt::TokioIo;
 use retcd_net::listener::Stream;
 use retcd_net::url::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
+
+use super::dialer::Dialer;
 
 /// Answers other than streams are small.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -26,7 +27,7 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub(crate) enum Error {
     #[error("dial {url}: {source}")]
     Dial { url: String, source: io::Error },
-    #[error(transparent)]
+    #[error("{}", innermost(.0))]
     Http(#[from] hyper::Error),
     #[error("the answer is over the limit of {ANSWER_BYTES_MAX} bytes")]
     TooLong,
@@ -40,6 +41,15 @@ impl Error {
     pub(crate) fn is_unsent(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_canceled() || error.is_closed())
     }
+}
+
+/// What lies behind an error of HTTP, such as the word of the other side's TLS.
+fn innermost(error: &hyper::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Whether nobody listens there.
@@ -90,8 +100,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects. The time that it may take is the caller's to limit; `stall` limits each wait for the peer to take data.
-    pub(crate) async fn open(url: &Url, stall: Duration) -> io::Result<Self> {
-        let io = TokioIo::new(WriteGuard::new(connect(url).await?, stall));
+    pub(crate) async fn open(dialer: &Dialer, url: &Url, stall: Duration) -> io::Result<Self> {
+        let io = TokioIo::new(WriteGuard::new(dialer.dial(url).await?, stall));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let host = url.host().map_or_else(|| "localhost".to_owned(), |host| authority(host, url));
         let host = HeaderValue::from_str(&host).map_err(io::Error::other)?;
@@ -137,21 +147,6 @@ impl Connection {
 fn authority(host: &str, url: &Url) -> String {
     let port = url.port().unwrap_or_default();
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-async fn connect(url: &Url) -> io::Result<Stream> {
-    if url.is_tls() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS between members"));
-    }
-    if let Some(path) = url.socket_path() {
-        return Ok(Stream::Unix(UnixStream::connect(path).await?));
-    }
-    let (Some(host), Some(port)) = (url.host(), url.port()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a URL without host and port"));
-    };
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
 }
 
 type HyperConnection = http1::Connection<TokioIo<WriteGuard<Stream>>, RequestBody>;
@@ -307,7 +302,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteGuard<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -332,7 +327,7 @@ mod tests {
     async fn a_request_over_a_closed_connection_is_known_to_be_unsent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut connection = Connection::open(&url, STALL).await.unwrap();
+        let mut connection = Connection::open(&Dialer::plain(), &url, STALL).await.unwrap();
         let answer = "HTTP/1.1 204 No Content\r\n\r\n";
         let (first, socket) = tokio::join!(connection.call(get()), serve_one(&listener, answer));
         assert_eq!(first.unwrap().status(), StatusCode::NO_CONTENT);
@@ -351,7 +346,7 @@ mod tests {
     async fn a_request_whose_answer_breaks_off_may_have_arrived() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut connection = Connection::open(&url, STALL).await.unwrap();
+        let mut connection = Connection::open(&Dialer::plain(), &url, STALL).await.unwrap();
         let peer = async { drop(serve_one(&listener, "").await) };
         let (answer, ()) = tokio::join!(connection.call(get()), peer);
         let error = answer.unwrap_err();

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message as _;
 use retcd_api::ETCD_VERSION;
 use retcd_api::raftpb::Message;
-use retcd_net::listener::Listener;
+use retcd_net::listener::{Listener, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
@@ -29,6 +29,8 @@ use super::snapshot_stream::{self, ReceiveError};
 use super::wire::frame::MESSAGE_BYTES_MAX;
 use super::wire::headers::{self, CLUSTER_ID, RAFT_TO, SERVER_VERSION};
 use super::writer::StreamBody;
+use crate::config::UrlKind;
+use crate::doors::Entry;
 
 /// How long a connection may be idle between two requests, and a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -40,8 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Accepts and serves connections until the transport stops.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
+pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, entry: Entry) {
     let stop = shared.stopped().clone();
+    let spawner = shared.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -49,11 +52,9 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
         };
         match accepted {
             Ok(socket) => {
-                let remote =
-                    socket.remote_addr().map_or_else(|| "unix".to_owned(), |at| at.to_string());
-                if let Ok(stream) = socket.into_stream() {
-                    shared.spawn(&stop, serve(shared.clone(), stream, remote));
-                }
+                let (shared, entry) = (shared.clone(), entry.clone());
+                let task = async move { admit(shared, socket, &entry).await };
+                spawner.spawn(&stop, task);
             }
             Err(error) => {
                 tracing::warn!(%error, url = %listener.url(), "could not accept a connection");
@@ -61,6 +62,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener) {
             }
         }
     }
+}
+
+async fn admit(shared: Arc<Shared>, socket: Socket, entry: &Entry) {
+    let remote = socket.remote_addr();
+    let Ok(stream) = socket.into_stream() else { return };
+    let Some(stream) = entry.admit(stream, remote, UrlKind::Peer).await else { return };
+    let remote = remote.map_or_else(|| "unix".to_owned(), |at| at.to_string());
+    serve(shared, stream, remote).await;
 }
 
 /// Serves a connection until it breaks. Streams end with it, or when the transport stops.

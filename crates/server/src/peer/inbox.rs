@@ -171,7 +171,8 @@ impl Reader<'_> {
 
     async fn open_at(&self, url: &retcd_net::url::Url) -> Result<Streaming, Error> {
         let stall = self.shared.settings.write_timeout;
-        let connection = Connection::open(url, stall).await.map_err(Error::Dial)?;
+        let dialer = &self.shared.settings.dialer;
+        let connection = Connection::open(dialer, url, stall).await.map_err(Error::Dial)?;
         let mut request = Request::new(connection::empty_body());
         *request.method_mut() = Method::GET;
         let path = format!("{}/{:x}", self.kind.path(), self.shared.identity.member);

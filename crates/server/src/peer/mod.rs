@@ -22,7 +22,8 @@
 //!
 //! `wire/` has the formats, [`network`] the handle, [`outbox`] what waits and [`writer`] how it leaves, [`pipeline`] the
 //! POSTs, [`inbox`] the way in, [`snapshot_stream`] whole databases, [`probe`] round trips. [`door`] is what the peer port
-//! answers, [`requests`] the calls between members that are not Raft's, [`client`] how a member makes such calls.
+//! answers, [`requests`] the calls between members that are not Raft's, [`client`] how a member makes such calls, [`dialer`]
+//! how all of them get there.
 #![allow(
     dead_code,
     unused_imports,
@@ -32,6 +33,7 @@
 mod chunks;
 pub(crate) mod client;
 mod connection;
+mod dialer;
 mod door;
 mod inbox;
 mod meters;
@@ -50,6 +52,7 @@ mod writer;
 mod tests;
 
 pub(crate) use chunks::{ChunkSender, Chunks, Closed, chunks};
+pub(crate) use dialer::Dialer;
 pub(crate) use inbox::Inbox;
 pub(crate) use network::{Callbacks, Network, Settings};
 pub(crate) use requests::{LeaseError, PeerRequests, Versions};

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::dialer::Dialer;
 use super::inbox::{self, Inbox, StreamKind};
 use super::meters::{PeerMetrics, StatusMetrics};
 use super::outbox::{Outbox, Waiting};
@@ -21,6 +22,7 @@ use super::requests::PeerRequests;
 use super::snapshot_stream::{self, SnapshotReceiver, SnapshotSource};
 use super::status::Status;
 use super::wire::headers::Identity;
+use crate::doors::Entry;
 use crate::logging;
 use crate::metrics::Metrics;
 
@@ -34,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) cluster_id: u64,
     /// Where other members reach this one.
     pub(crate) peer_urls: Vec<String>,
+    pub(crate) dialer: Dialer,
     /// etcd takes a second and an election timeout.
     pub(crate) dial_timeout: Duration,
     /// How long nothing may come before a peer's stream, or an answer, is given up: at least three heartbeats of its.
@@ -256,8 +259,13 @@ impl Network {
     }
 
     /// Accepts connections of other members until the transport stops. To be called after the start.
-    pub(crate) async fn serve(&self, listener: retcd_net::listener::Listener) {
-        super::door::accept(self.shared.clone(), listener).await;
+    pub(crate) async fn serve(&self, listener: retcd_net::listener::Listener, entry: Entry) {
+        super::door::accept(self.shared.clone(), listener, entry).await;
+    }
+
+    /// How other members are reached.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.shared.settings.dialer
     }
 
     /// Serves one connection that somebody else accepted, after the start. `remote` is for logs.

@@ -117,7 +117,7 @@ pub(crate) async fn dial(
     stall: Duration,
 ) -> Result<Connection, connection::Error> {
     let limit = shared.settings.dial_timeout;
-    let opened = timeout(limit, Connection::open(url, stall)).await;
+    let opened = timeout(limit, Connection::open(&shared.settings.dialer, url, stall)).await;
     let opened = opened.map_err(|_| connection::Error::Timeout(limit))?;
     opened.map_err(|source| connection::Error::Dial { url: url.to_string(), source })
 }

@@ -98,8 +98,8 @@ async fn forward_promotion(services: &Services, id: u64) -> Result<Vec<Member>, 
     while node.now() < give_up {
         for url in node.leader_urls() {
             let limit = give_up.saturating_sub(node.now());
-            let asked = client::Client { url: &url, limit }.promote(id, None).await;
-            match asked {
+            let client = client::Client { dialer: node.network().dialer(), url: &url, limit };
+            match client.promote(id, None).await {
                 Ok(members) => return Ok(members),
                 Err(client::Error::Rpc(error)) => return Err(error),
                 Err(error) => tracing::debug!(%error, "could not forward a promotion"),

@@ -86,7 +86,8 @@ async fn ask_leader_for_time(
     let give_up = node.now() + services.config.request_timeout();
     while node.now() < give_up {
         for url in node.leader_urls() {
-            let client = Client { url: &url, limit: give_up.saturating_sub(node.now()) };
+            let limit = give_up.saturating_sub(node.now());
+            let client = Client { dialer: node.network().dialer(), url: &url, limit };
             match client.lease_time_to_live(request.id, request.keys).await {
                 Ok(answer) => return Ok(pb::LeaseTimeToLiveResponse { header: None, ..answer }),
                 Err(client::Error::Lease(LeaseError::NotFound)) => {
@@ -133,7 +134,8 @@ async fn renew_at_leader(services: Arc<Services>, id: i64) -> Result<i64, RpcErr
     let give_up = node.now() + services.config.request_timeout();
     while node.now() < give_up {
         for url in node.leader_urls() {
-            let client = Client { url: &url, limit: give_up.saturating_sub(node.now()) };
+            let limit = give_up.saturating_sub(node.now());
+            let client = Client { dialer: node.network().dialer(), url: &url, limit };
             match client.renew_lease(id).await {
                 Ok(ttl) => return Ok(ttl),
                 Err(client::Error::Lease(LeaseError::NotFound)) => return Ok(0),

@@ -62,7 +62,11 @@ impl Node {
 
     /// Where other members are told to find this one.
     pub(super) fn advertised(&self) -> String {
-        self.door.as_ref().unwrap_or(&self.peer_port).url()
+        self.for_members(self.door.as_ref().unwrap_or(&self.peer_port))
+    }
+
+    fn for_members(&self, port: &Port) -> String {
+        if self.plan.has_peer_tls { port.https_url() } else { port.url() }
     }
 
     pub(super) fn data_dir(&self) -> PathBuf {
@@ -102,7 +106,7 @@ impl Node {
         command.arg("--data-dir").arg(self.data_dir());
         command.args(["--listen-client-urls", &self.client_port.url()]);
         command.args(["--advertise-client-urls", &self.client_port.url()]);
-        command.args(["--listen-peer-urls", &self.peer_port.url()]);
+        command.args(["--listen-peer-urls", &self.for_members(&self.peer_port)]);
         command.args(["--initial-advertise-peer-urls", &self.advertised()]);
         command.args(&self.bootstrap).args(&self.plan.args);
         command

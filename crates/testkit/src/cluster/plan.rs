@@ -17,6 +17,8 @@ pub struct MemberPlan {
     pub binary: PathBuf,
     /// Flags beyond those that every member of a cluster needs.
     pub args: Vec<String>,
+    /// Its peer URL is https.
+    pub(super) has_peer_tls: bool,
 }
 
 impl MemberPlan {
@@ -27,7 +29,13 @@ impl MemberPlan {
 
     /// Any server with etcd's flags.
     pub fn of(binary: &Path) -> Self {
-        MemberPlan { binary: binary.to_owned(), args: Vec::new() }
+        MemberPlan { binary: binary.to_owned(), args: Vec::new(), has_peer_tls: false }
+    }
+
+    /// The same with an https URL for other members, and flags that say how.
+    #[must_use]
+    pub fn with_peer_tls(self, args: &[&str]) -> Self {
+        MemberPlan { has_peer_tls: true, ..self.with_args(args) }
     }
 
     #[must_use]

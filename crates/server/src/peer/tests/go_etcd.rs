@@ -20,6 +20,7 @@ use retcd_testkit::Port;
 use sha1::{Digest, Sha1};
 
 use super::member::{AT_ONCE, Member, Reply, poll_until, run};
+use crate::peer::Dialer;
 use crate::peer::client::Client;
 use crate::peer::connection::{Connection, full_body};
 
@@ -226,7 +227,7 @@ fn etcd_commits_with_this_transport_as_half_of_its_quorum() {
 
         // What members ask of each other.
         let url = Url::parse(&etcd.peer_url).unwrap();
-        let client = Client { url: &url, limit: Duration::from_secs(5) };
+        let client = Client { dialer: &Dialer::plain(), url: &url, limit: Duration::from_secs(5) };
         let membership = client.members().await.unwrap();
         assert_eq!(membership.cluster_id, plan.cluster);
         let mut ids: Vec<_> = membership.members.iter().map(|member| member.id).collect();
@@ -373,7 +374,8 @@ async fn put_many(etcd: &Etcd) {
         .map(|_| {
             let (url, body) = (Url::parse(&etcd.client_port.url()).unwrap(), body.clone());
             tokio::spawn(async move {
-                let mut connection = Connection::open(&url, Duration::from_secs(5)).await.unwrap();
+                let mut connection =
+                    Connection::open(&Dialer::plain(), &url, Duration::from_secs(5)).await.unwrap();
                 for _ in 0..PUTS / WRITERS {
                     let mut request = Request::new(full_body(body.clone()));
                     *request.method_mut() = Method::POST;

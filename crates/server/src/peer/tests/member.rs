@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::FeatureGates;
+use crate::doors;
 use crate::metrics::{Metrics, Sources};
+use crate::peer::Dialer;
 use crate::peer::{
     Callbacks, Inbox, IncomingSnapshot, Later, LeaseError, Network, OutgoingSnapshot, PeerRequests,
     Settings, SnapshotReceiver, SnapshotSource, Versions, chunks,
@@ -311,6 +313,7 @@ impl Member {
             member_id: id,
             cluster_id: cluster,
             peer_urls: vec![url.clone()],
+            dialer: Dialer::plain(),
             dial_timeout: Duration::from_secs(2),
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),
@@ -320,7 +323,7 @@ impl Member {
         let listener = bound.into_listener().unwrap();
         let accepting = tokio::spawn({
             let network = network.clone();
-            async move { network.serve(listener).await }
+            async move { network.serve(listener, doors::Entry::Plain).await }
         });
         Self { id, url, network, told, metrics, accepting }
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::member::{CLUSTER, Member, run};
+use crate::peer::Dialer;
 use crate::peer::LeaseError;
 use crate::peer::client::{self, Client};
 
@@ -164,7 +165,7 @@ fn calls_between_members_are_answered() {
     run(async {
         let a = Member::start(1, CLUSTER);
         let url = Url::parse(&a.url).unwrap();
-        let client = Client { url: &url, limit: Duration::from_secs(5) };
+        let client = Client { dialer: &Dialer::plain(), url: &url, limit: Duration::from_secs(5) };
         let membership = client.members().await.unwrap();
         assert_eq!(membership.cluster_id, CLUSTER);
         assert_eq!(membership.members.len(), 2);

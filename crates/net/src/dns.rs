@@ -1,4 +1,5 @@
-//! SRV records: on which hosts and ports a domain says that a service runs.
+//! What DNS says beyond the addresses of a host: on which hosts and ports a service of a domain runs (SRV records), and how
+//! an address is called (PTR records).
 //!
 //! A [`Resolver`] asks the machine's name servers as Go's does, in their order: over UDP, over TCP when the answer does
 //! not fit a datagram, and the next server when one is silent or broken. That a name does not exist is an answer, too:
@@ -109,6 +110,31 @@ impl Resolver {
     /// # Errors
     /// There are none, or no server tells.
     pub async fn services(&self, name: &str) -> Result<Vec<Service>, Error> {
+        let mut services = self.look_up(name, RecordType::SRV, service).await?;
+        services.sort_by_key(|service| (service.priority, Reverse(service.weight)));
+        Ok(services)
+    }
+
+    /// The names of an address, without a dot at their ends.
+    ///
+    /// # Errors
+    /// There are none, or no server tells.
+    pub async fn names(&self, ip: IpAddr) -> Result<Vec<String>, Error> {
+        let name = Name::from(ip).to_ascii();
+        self.look_up(&name, RecordType::PTR, |record| match &record.data {
+            RData::PTR(name) => Some(name.to_utf8().trim_end_matches('.').to_owned()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// What `pick` takes of the records of one kind; at least one.
+    async fn look_up<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        pick: impl Fn(&Record) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let shown = name.trim_end_matches('.');
         let failed = |server, why| Error { name: shown.to_owned(), server, why };
         let mut name = Name::from_utf8(shown).map_err(|error| failed(None, error.into()))?;
@@ -116,8 +142,14 @@ impl Resolver {
         let mut last = failed(None, Why::NoSuchHost);
         for _ in 0..self.attempts {
             for &server in &self.servers {
-                match self.ask(server, &name).await {
-                    Ok(services) => return Ok(services),
+                match self.ask(server, &name, kind).await {
+                    Ok(records) => {
+                        let found: Vec<T> = records.iter().filter_map(&pick).collect();
+                        if found.is_empty() {
+                            return Err(failed(Some(server), Why::NoSuchHost));
+                        }
+                        return Ok(found);
+                    }
                     Err(Why::NoSuchHost) => return Err(failed(Some(server), Why::NoSuchHost)),
                     Err(why) => last = failed(Some(server), why),
                 }
@@ -126,8 +158,13 @@ impl Resolver {
         Err(last)
     }
 
-    async fn ask(&self, server: SocketAddr, name: &Name) -> Result<Vec<Service>, Why> {
-        let question = question(name);
+    async fn ask(
+        &self,
+        server: SocketAddr,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Vec<Record>, Why> {
+        let question = question(name, kind);
         let packet = question.to_vec()?;
         let mut answer = timeout(self.patience, over_udp(server, &question, &packet))
             .await
@@ -138,22 +175,19 @@ impl Resolver {
                 .map_err(|_| Why::Timeout)??;
         }
         match answer.metadata.response_code {
-            ResponseCode::NoError => {}
-            ResponseCode::NXDomain => return Err(Why::NoSuchHost),
-            _ => return Err(Why::Misbehaving),
+            ResponseCode::NoError => Ok(answer.answers),
+            ResponseCode::NXDomain => Err(Why::NoSuchHost),
+            _ => Err(Why::Misbehaving),
         }
-        let mut services: Vec<_> = answer.answers.iter().filter_map(service).collect();
-        services.sort_by_key(|service| (service.priority, Reverse(service.weight)));
-        if services.is_empty() { Err(Why::NoSuchHost) } else { Ok(services) }
     }
 }
 
-fn question(name: &Name) -> Message {
+fn question(name: &Name, kind: RecordType) -> Message {
     let mut edns = Edns::new();
     edns.set_max_payload(LONGEST_DATAGRAM);
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
-    question.add_query(Query::query(name.clone(), RecordType::SRV)).set_edns(edns);
+    question.add_query(Query::query(name.clone(), kind)).set_edns(edns);
     question
 }
 
@@ -207,7 +241,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
     use std::thread;
 
-    use hickory_proto::rr::rdata::SRV;
+    use hickory_proto::rr::rdata::{PTR, SRV};
 
     use super::*;
 
@@ -336,6 +370,19 @@ mod tests {
         });
         assert_eq!(hosts(&resolver(&[udp])).await.len(), 200);
         over_tcp.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn addresses_have_names() {
+        let server = server(|mut answer| {
+            let asked = answer.queries[0].name().clone();
+            assert_eq!(asked.to_ascii(), "4.3.2.10.in-addr.arpa.");
+            let data = PTR(Name::from_ascii("m1.example.com.").unwrap());
+            answer.add_answer(Record::from_rdata(asked, 60, RData::PTR(data)));
+            vec![answer]
+        });
+        let names = resolver(&[server]).names([10, 2, 3, 4].into()).await.unwrap();
+        assert_eq!(names, ["m1.example.com"]);
     }
 
     #[test]
