@@ -6,7 +6,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use retcd_net::listener::{self, Bound, Stream};
 use retcd_net::tls::{self, Acceptor, Reason, Rejected, create_self_signed};
@@ -203,9 +202,8 @@ fn self_signed(
 ) -> Result<tls::SelfSigned, tls::SelfSignedError> {
     let made = create_self_signed(dir, urls, years)?;
     if let Some(until) = made.made_until {
-        let until = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         tracing::warn!(
-            certificate_validity_bound_not_after = until,
+            certificate_validity_bound_not_after = logging::time(until),
             "automatically generate certificates"
         );
         tracing::info!(path = %made.cert_file.display(), "created cert file");
