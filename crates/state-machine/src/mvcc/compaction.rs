@@ -58,10 +58,10 @@ impl Compactions {
         Compactions { jobs: VecDeque::new(), finished }
     }
 
-    /// Queues the work of a compaction that came after the one at `previous`.
+    /// Queues the work of a compaction that came after the one at `previous`. The queue keeps their order, so nothing
+    /// above `previous` is gone when its turn comes.
     pub(crate) fn push(&mut self, target: i64, previous: i64, applied_index: u64) {
-        let is_hash_complete = self.jobs.is_empty();
-        self.jobs.push_back(Job::new(target, previous, applied_index, is_hash_complete));
+        self.jobs.push_back(Job::new(target, previous, applied_index, true));
     }
 
     /// Queues work that a restart interrupted. Some of it may be done, so the hash would be wrong.
