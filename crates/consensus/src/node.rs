@@ -126,9 +126,12 @@ impl Node {
     /// [`Error::Malformed`], [`Error::LocalMessage`] and [`Error::UnknownPeer`]; the message is dropped.
     pub fn step(&mut self, message: raftpb::Message) -> Result<(), Error> {
         let message = convert::message_to_raft(message)?;
-        check_envelope(&message)?;
+        check_envelope(&message, self.id())?;
         let from = message.from;
         match message.msg_type {
+            // A follower sent it to the member that led before, which sent it on. A leader serves it as its own; between
+            // two members that take each other for the leader it would go round.
+            _ if from == self.id() && !self.is_leader() => return Ok(()),
             // Nobody hands over to a member that has not acknowledged everything; such a message is late.
             MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
             // Forwarded to a member that no longer leads. The library would stumble over its term.
@@ -527,7 +530,7 @@ fn may_leave_at_once(message: &eraftpb::Message) -> bool {
 }
 
 /// Refuses what no correct member sends and the library would take at face value, or panic on.
-fn check_envelope(message: &eraftpb::Message) -> Result<(), Error> {
+fn check_envelope(message: &eraftpb::Message, receiver: u64) -> Result<(), Error> {
     if message.from == 0 {
         return Err(Error::Malformed("no sender"));
     }
@@ -535,8 +538,12 @@ fn check_envelope(message: &eraftpb::Message) -> Result<(), Error> {
         MessageType::MsgPropose | MessageType::MsgReadIndex if message.entries.is_empty() => {
             Err(Error::Malformed("no entries"))
         }
-        // Forwarded for another member, so without a term.
+        // Forwarded for another member, so without a term, and perhaps for this one.
         MessageType::MsgPropose | MessageType::MsgReadIndex => Ok(()),
+        // Of a transfer, the sender is who is to lead; it may lead already.
+        _ if message.from == receiver && message.msg_type != MessageType::MsgTransferLeader => {
+            Err(Error::Malformed("sent by this member"))
+        }
         // Term 0 is the library's mark for its own messages, which it does not check.
         _ if message.term == 0 => Err(Error::Malformed("no term")),
         _ => Ok(()),

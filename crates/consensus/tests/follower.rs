@@ -212,6 +212,7 @@ fn messages_no_member_sends_are_refused() {
         (message(MessageType::MsgProp, 1, 0), Error::Malformed("no entries")),
         (message(MessageType::MsgReadIndex, 1, 0), Error::Malformed("no entries")),
         (message(MessageType::MsgAppResp, 9, 1), Error::UnknownPeer(9)),
+        (message(MessageType::MsgApp, 2, 1), Error::Malformed("sent by this member")),
     ];
     for (message, error) in refused {
         assert_eq!(node.step(message), Err(error));
@@ -226,4 +227,16 @@ fn a_forwarded_transfer_is_not_forwarded_again() {
     assert_eq!(types(&node.take_messages()), [MessageType::MsgHeartbeatResp]);
     node.step(message(MessageType::MsgTransferLeader, 4, 2)).unwrap();
     assert!(node.take_messages().is_empty());
+}
+
+#[test]
+fn an_own_question_that_comes_back_does_not_go_round() {
+    let mut node = follower();
+    node.step(message(MessageType::MsgHeartbeat, 1, 2)).unwrap();
+    node.take_messages();
+    for r#type in [MessageType::MsgReadIndex, MessageType::MsgProp] {
+        let back = Message { entries: vec![entry(0, 0)], ..message(r#type, 2, 0) };
+        node.step(back).unwrap();
+        assert!(node.take_messages().is_empty());
+    }
 }

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use retcd_api::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
+use retcd_api::raftpb::{
+    ConfChange, ConfChangeType, Entry, EntryType, HardState, Message, MessageType,
+};
 use retcd_consensus::{
     Config, Error, FirstMember, InitialState, Node, Output, Persist, Refusal, Role,
 };
@@ -183,6 +185,25 @@ fn a_read_is_free() {
         (output.read_states[0].context.as_ref(), output.read_states[0].index),
         (&b"r1"[..], node.commit_index())
     );
+}
+
+/// As a follower it has asked the leader before, which has sent the question on.
+#[test]
+fn a_leader_answers_its_own_question_from_its_time_as_a_follower() {
+    let mut node = leading();
+    let question = Entry { data: Bytes::from_static(b"r1"), ..Entry::default() };
+    let back = Message {
+        r#type: MessageType::MsgReadIndex as i32,
+        from: 1,
+        to: 1,
+        entries: vec![question],
+        ..Message::default()
+    };
+    node.step(back).unwrap();
+    let output = node.take_output();
+    assert_eq!(output.read_states.len(), 1);
+    assert_eq!(output.read_states[0].context.as_ref(), b"r1");
+    assert!(node.take_messages().is_empty());
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::connection::WriteGuard;
 use super::inbox::StreamKind;
-use super::network::Shared;
+use super::network::{Refusal, Shared};
 use super::probe;
 use super::requests;
 use super::snapshot_stream::{self, ReceiveError};
@@ -102,14 +102,14 @@ async fn answer(
         "/raft" => {
             let answer = match refuse(shared, &head.method, &Method::POST, &head.headers) {
                 Some(refusal) => refusal,
-                None => message(shared, body, remote).await,
+                None => message(shared, &head.headers, body, remote).await,
             };
             with_cluster_id(shared, answer)
         }
         "/raft/snapshot" => {
             let answer = match refuse(shared, &head.method, &Method::POST, &head.headers) {
                 Some(refusal) => refusal,
-                None => snapshot(shared, body, remote).await,
+                None => snapshot(shared, &head.headers, body, remote).await,
             };
             with_cluster_id(shared, answer)
         }
@@ -165,7 +165,12 @@ fn refuse(
     refusal
 }
 
-async fn message(shared: &Shared, body: Incoming, remote: &str) -> Response<Answer> {
+async fn message(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Incoming,
+    remote: &str,
+) -> Response<Answer> {
     let failures = &shared.metrics.network_peer_received_failures_total;
     let max = usize::try_from(MESSAGE_BYTES_MAX).unwrap_or(usize::MAX);
     let bytes = match read(body, max).await {
@@ -186,28 +191,41 @@ async fn message(shared: &Shared, body: Incoming, remote: &str) -> Response<Answ
     };
     let received = &shared.metrics.network_peer_received_bytes_total;
     received.with([&format!("{:x}", message.from)]).add(bytes.len() as u64);
-    let (from, to) = (message.from, message.to);
-    if shared.step(message) {
-        shared.inbox().stepped();
-        return respond(StatusCode::NO_CONTENT, "", Bytes::new());
+    match shared.step(message) {
+        Ok(()) => {
+            shared.inbox().stepped();
+            taken()
+        }
+        Err(refusal) => forbidden(refusal, headers),
     }
-    forbidden(shared, from, to)
 }
 
-/// Why a message was not taken.
-fn forbidden(shared: &Shared, from: u64, to: u64) -> Response<Answer> {
-    let reason = if shared.inbox().is_removed(from) || to == shared.identity.member {
-        r#"{"message":"cannot process message from removed member"}"#
-    } else {
-        r#"{"message":"cannot process message to mismatch member"}"#
-    };
-    respond(StatusCode::FORBIDDEN, "application/json", reason)
+fn taken() -> Response<Answer> {
+    respond(StatusCode::NO_CONTENT, "", Bytes::new())
 }
 
-async fn snapshot(shared: &Arc<Shared>, body: Incoming, remote: &str) -> Response<Answer> {
+/// Tells the sender why its message was not taken. One that hears of a removed member takes itself for removed and stops;
+/// so who only forwarded the message hears nothing.
+fn forbidden(refusal: Refusal, headers: &HeaderMap) -> Response<Answer> {
+    let is_forwarded = |writer| headers::sender(headers).is_some_and(|(id, _)| id != writer);
+    match refusal {
+        Refusal::Removed(writer) if is_forwarded(writer) => taken(),
+        Refusal::Removed(_) | Refusal::Mismatch => {
+            let reason = format!(r#"{{"message":"{refusal}"}}"#);
+            respond(StatusCode::FORBIDDEN, "application/json", reason)
+        }
+    }
+}
+
+async fn snapshot(
+    shared: &Arc<Shared>,
+    headers: &HeaderMap,
+    body: Incoming,
+    remote: &str,
+) -> Response<Answer> {
     match snapshot_stream::receive(shared, body).await {
-        Ok(()) => respond(StatusCode::NO_CONTENT, "", Bytes::new()),
-        Err(ReceiveError::Refused { from, to }) => forbidden(shared, from, to),
+        Ok(()) => taken(),
+        Err(ReceiveError::Refused(refusal)) => forbidden(refusal, headers),
         Err(reason @ ReceiveError::Save(_)) => {
             error(StatusCode::INTERNAL_SERVER_ERROR, &reason.to_string())
         }

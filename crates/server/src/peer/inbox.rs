@@ -250,7 +250,9 @@ impl Reader<'_> {
             let result = loop {
                 match decode(&mut buffer) {
                     Ok(Some(Item::LinkHeartbeat)) => {}
-                    Ok(Some(Item::Message(message))) => has_stepped |= self.shared.step(message),
+                    Ok(Some(Item::Message(message))) => {
+                        has_stepped |= self.shared.step(message).is_ok();
+                    }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 }

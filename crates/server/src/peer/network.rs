@@ -29,6 +29,16 @@ use crate::metrics::Metrics;
 /// Senders that are not members as far as this member knows. It lags behind then, and there are a few of them at most.
 const REMOTES_MAX: usize = 32;
 
+/// Why a Raft message is not taken, in etcd's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// With the id of who wrote it; another member may have sent it on.
+    #[error("cannot process message from removed member")]
+    Removed(u64),
+    #[error("cannot process message to mismatch member")]
+    Mismatch,
+}
+
 /// What the transport is told at its start.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -315,20 +325,31 @@ impl Shared {
         self.peers.read().members.get(&id).cloned()
     }
 
-    /// Hands a message to Raft, unless it is for another member or from a removed one. Returns whether it did.
-    pub(crate) fn step(&self, message: Message) -> bool {
-        let is_ours = message.to == self.identity.member && message.from != self.identity.member;
-        if !is_ours || self.inbox().is_removed(message.from) {
+    /// Hands a message to Raft.
+    ///
+    /// A message may say that it is from this member: it went to a former leader, which sent it on.
+    pub(crate) fn step(&self, message: Message) -> Result<(), Refusal> {
+        let local_member_id = format!("{:x}", self.identity.member);
+        if self.inbox().is_removed(message.from) {
+            let removed_member_id = format!("{:x}", message.from);
             tracing::warn!(
-                local_member_id = %format!("{:x}", self.identity.member),
-                from = %format!("{:x}", message.from),
-                to = %format!("{:x}", message.to),
-                "rejected Raft message of a removed member or for another one"
+                local_member_id,
+                removed_member_id,
+                "rejected Raft message from removed member"
             );
-            return false;
+            return Err(Refusal::Removed(message.from));
+        }
+        if message.to != self.identity.member {
+            let mismatch_member_id = format!("{:x}", message.to);
+            tracing::warn!(
+                local_member_id,
+                mismatch_member_id,
+                "rejected Raft message to mismatch member"
+            );
+            return Err(Refusal::Mismatch);
         }
         self.inbox().step(message);
-        true
+        Ok(())
     }
 
     /// Messages to a peer were lost: Raft will hear of it.

@@ -40,9 +40,10 @@ pub(crate) async fn run_worker(shared: Arc<Shared>, peer: Arc<Peer>) {
             peer.outbox.pipeline_news.notified().await;
             continue;
         };
+        let is_own = message.from == shared.identity.member;
         let body: Bytes = message.encode_to_vec().into();
         let bytes = body.len() as u64;
-        match post(&shared, &peer, &mut connection, body).await {
+        match post(&shared, &peer, &mut connection, body, is_own).await {
             Ok(()) => {
                 peer.status.activate();
                 peer.metrics.sent_bytes.add(bytes);
@@ -65,19 +66,20 @@ async fn post(
     peer: &Peer,
     connection: &mut Option<(Url, Connection)>,
     body: Bytes,
+    is_own: bool,
 ) -> Result<(), Error> {
     let url = peer.urls.pick();
     if connection.as_ref().is_some_and(|(at, connection)| *at != url || !connection.is_usable()) {
         *connection = None;
     }
     let was_open = connection.is_some();
-    let result = try_post(shared, connection, &url, body.clone()).await;
+    let result = try_post(shared, connection, &url, body.clone(), is_own).await;
     let result = match result {
         // The peer had closed a connection that was idle; that says nothing about a new one. What may have arrived is
         // never sent again: a proposal must not be made twice.
         Err(Error::Request(error)) if was_open && error.is_unsent() => {
             *connection = None;
-            try_post(shared, connection, &url, body).await
+            try_post(shared, connection, &url, body, is_own).await
         }
         other => other,
     };
@@ -92,6 +94,7 @@ async fn try_post(
     connection: &mut Option<(Url, Connection)>,
     url: &Url,
     body: Bytes,
+    is_own: bool,
 ) -> Result<(), Error> {
     let settings = &shared.settings;
     // A message that is not taken in this time is lost.
@@ -106,7 +109,7 @@ async fn try_post(
     };
     let answer = timeout(limit, answer).await;
     let answer = answer.unwrap_or(Err(connection::Error::Timeout(limit)))?;
-    check_answer(url, &answer)
+    check_answer(url, &answer, is_own)
 }
 
 pub(crate) const PROTOBUF: HeaderValue = HeaderValue::from_static("application/protobuf");
@@ -138,13 +141,14 @@ pub(crate) fn post_request(
     request
 }
 
-/// Whether a peer has taken a message.
-pub(crate) fn check_answer(url: &Url, answer: &Response<Bytes>) -> Result<(), Error> {
+/// Whether a peer has taken a message. A refusal of a removed member's message concerns this member only if the message
+/// is its own, and not one that it forwarded.
+pub(crate) fn check_answer(url: &Url, answer: &Response<Bytes>, is_own: bool) -> Result<(), Error> {
     let text = String::from_utf8_lossy(answer.body());
     match answer.status() {
         StatusCode::NO_CONTENT => Ok(()),
         // The other reason for this status is a message that was meant for another member.
-        StatusCode::FORBIDDEN if !text.contains("mismatch") => Err(Error::Removed),
+        StatusCode::FORBIDDEN if is_own && !text.contains("mismatch") => Err(Error::Removed),
         status => {
             let reason = Mismatch::from_text(&text);
             let reason = reason.filter(|_| status == StatusCode::PRECONDITION_FAILED);

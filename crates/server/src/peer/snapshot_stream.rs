@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::Later;
 use super::chunks::{ChunkSender, Chunks, chunks};
 use super::connection;
-use super::network::{Peer, Shared};
+use super::network::{Peer, Refusal, Shared};
 use super::pipeline::{self, Error};
 use super::wire::frame::{self, Item, SNAPSHOT_HEAD_BYTES_MAX};
 use crate::logging;
@@ -166,7 +166,7 @@ async fn post(shared: &Shared, peer: &Peer, snapshot: OutgoingSnapshot) -> Resul
         () = too_late => Err(connection::Error::Timeout(ANSWER_TIMEOUT)),
     };
     let result =
-        answer.map_err(Error::from).and_then(|answer| pipeline::check_answer(&url, &answer));
+        answer.map_err(Error::from).and_then(|answer| pipeline::check_answer(&url, &answer, true));
     result.inspect_err(|_| peer.urls.avoid(&url))
 }
 
@@ -206,8 +206,8 @@ pub(crate) enum ReceiveError {
     WrongType,
     #[error("failed to save KV snapshot ({0})")]
     Save(#[source] io::Error),
-    #[error("the message is not for this member or from a removed one")]
-    Refused { from: u64, to: u64 },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// Takes a snapshot from the body of a request.
@@ -315,10 +315,7 @@ async fn save_and_step(
         download_took = %logging::took(started.elapsed()),
         "received and saved database snapshot"
     );
-    let (from, to) = (message.from, message.to);
-    if !shared.step(message) {
-        return Err(ReceiveError::Refused { from, to });
-    }
+    shared.step(message)?;
     shared.inbox().stepped();
     Ok(())
 }

@@ -340,12 +340,13 @@ impl Cluster {
 
     /// Panics when the time is over, or when one of these members has ended.
     fn check(&mut self, until: Instant, slots: &[usize], problem: impl Fn() -> String) {
-        let ended = slots.iter().copied().find(|&slot| match &mut self.nodes[slot].state {
-            State::Running(process) | State::Paused(process) => process.ended().is_some(),
-            State::Down | State::Removed => false,
-        });
-        if let Some(slot) = ended {
-            panic!("{}, and member {slot} has ended\n{}", problem(), self.last_lines());
+        for &slot in slots {
+            if let State::Running(process) | State::Paused(process) = &mut self.nodes[slot].state
+                && let Some(status) = process.ended()
+            {
+                let lines = process.last_lines(LINES_SHOWN);
+                panic!("{}, and member {slot} has ended ({status})\n{lines}", problem());
+            }
         }
         assert!(Instant::now() < until, "{}\n{}", problem(), self.last_lines());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use prost::Message as _;
 use retcd_api::error::RpcError;
-use retcd_api::raftpb::MessageType;
+use retcd_api::raftpb::{Message, MessageType};
 use retcd_net::url::Url;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -104,6 +104,24 @@ fn a_posted_message_is_stepped_or_refused() {
         let removed = r#"{"message":"cannot process message from removed member"}"#;
         assert_eq!((status, &*body), (403, removed));
         a.told.with(|state| assert_eq!(state.messages.len(), 1));
+    });
+}
+
+/// Who hears that a removed member wrote a message takes itself for removed.
+#[test]
+fn who_forwards_a_message_is_not_blamed_for_it() {
+    run(async {
+        let (a, b) = (Member::start(1, CLUSTER), Member::start(2, CLUSTER));
+        let forwarded =
+            |from| Message { from, ..b.message(1, MessageType::MsgReadIndex, 0) }.encode_to_vec();
+        let (status, _, body) = ask(&a, &raft("POST /raft"), &forwarded(1)).await;
+        assert_eq!((status, &*body), (204, ""), "a leader gets back what it asked the one before");
+        a.told.with(|state| state.removed.insert(9));
+        let (status, _, body) = ask(&a, &raft("POST /raft"), &forwarded(9)).await;
+        assert_eq!((status, &*body), (204, ""));
+        a.told.with(|state| {
+            assert_eq!(state.messages.iter().map(|message| message.from).collect::<Vec<_>>(), [1]);
+        });
     });
 }
 
