@@ -63,6 +63,8 @@ pub enum Error {
     Thread(#[source] io::Error),
     #[error(transparent)]
     Memory(#[from] memory_lock::Error),
+    #[error(transparent)]
+    Inconsistent(#[from] background::Inconsistent),
 }
 
 /// How long running calls may take to end after a stop was asked for.
@@ -123,6 +125,8 @@ struct Stops {
 struct Member {
     config: Arc<Config>,
     services: Arc<Services>,
+    /// Whether it compares its data with the others' before it serves.
+    checks_at_start: bool,
     /// Where the spans of calls go.
     tracer: Option<Arc<Tracer>>,
     stops: Stops,
@@ -173,6 +177,7 @@ impl Member {
             request_bytes_max: config.max_request_bytes,
             request_timeout: config.request_timeout(),
             election_timeout: config.election_timeout,
+            revokes_under_overload: config.feature_gates.is_enabled(Gate::PriorityRequest),
         };
         let network = Network::new(
             peer::Settings {
@@ -226,10 +231,12 @@ impl Member {
             snapshot_index,
             data_dir,
         );
+        let checks_at_start = !is_new && config.feature_gates.is_enabled(Gate::InitialCorruptCheck);
         let services = Arc::new(Services::new(config.clone(), node, reader));
         Ok(Member {
             config,
             services,
+            checks_at_start,
             tracer,
             stops: Stops::default(),
             importer,
@@ -245,6 +252,10 @@ impl Member {
         let mut signals = signal::Signals::new().map_err(Error::Thread)?;
         node::enter_runtime(self.background);
         let node = &self.services.node;
+        if self.checks_at_start {
+            let limit = self.config.request_timeout();
+            background::check_before_start(node, &self.services.reader, limit).await?;
+        }
         let tasks = TaskTracker::new();
         self.start_network(peers, &tasks)?;
         self.start_background(&tasks);
@@ -360,6 +371,16 @@ impl Member {
         if let Some(period) = self.config.downgrade_check_time {
             let monitor = background::monitor_downgrade(node.clone(), reader.clone(), period);
             tasks.spawn(self.until_stop(monitor));
+        }
+        let limit = self.config.request_timeout();
+        if let Some(period) = self.config.corrupt_check_time {
+            let check = background::check_data(node.clone(), reader.clone(), period, limit);
+            tasks.spawn(self.until_stop(check));
+        }
+        if self.config.feature_gates.is_enabled(Gate::CompactHashCheck) {
+            let period = self.config.compact_hash_check_time;
+            let check = background::check_compactions(node.clone(), reader.clone(), period, limit);
+            tasks.spawn(self.until_stop(check));
         }
         if let Some(tracer) = &self.tracer {
             tasks.spawn(Exporter::new(tracer.clone()).run(self.stops.streams.clone()));

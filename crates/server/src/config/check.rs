@@ -43,7 +43,6 @@ pub(super) fn check(
     if settings.duration("compact-hash-check-time").is_zero() {
         return Err(Error::NotPositive { flag: "compact-hash-check-time", set: "0s".to_owned() });
     }
-    settings.check_available()?;
     let name = settings.text("name");
     let urls = Urls::read(&mut settings, origin, default_host)?;
     let discovery = discovery(&settings);
@@ -111,6 +110,8 @@ pub(super) fn check(
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         max_learners: not_negative(&settings, "max-learners")?,
         downgrade_check_time: unless_zero(settings.duration("downgrade-check-time")),
+        corrupt_check_time: unless_zero(settings.duration("corrupt-check-time")),
+        compact_hash_check_time: settings.duration("compact-hash-check-time"),
         heartbeat_interval,
         election_timeout,
         initial_election_tick_advance: settings.bool("initial-election-tick-advance"),

@@ -1,7 +1,5 @@
 //! Feature gates: switches for functions that are young, named as etcd names them.
 
-use super::flags::Support::{self, NotYet, Ready};
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     AllAlpha,
@@ -30,28 +28,26 @@ pub struct Row {
     pub name: &'static str,
     pub default: bool,
     pub stage: Stage,
-    /// Whether the gate can be switched on.
-    pub support: Support,
 }
 
 #[rustfmt::skip]
-/// In the order of [`Gate`]'s variants. Gates that concern other members are ready: there are none yet.
+/// In the order of [`Gate`]'s variants.
 pub static GATES: &[Row] = &[
-    row(Gate::AllAlpha, "AllAlpha", false, Stage::Alpha, Ready),
-    row(Gate::AllBeta, "AllBeta", false, Stage::Beta, Ready),
-    row(Gate::CompactHashCheck, "CompactHashCheck", false, Stage::Alpha, Ready),
-    row(Gate::FastLeaseKeepAlive, "FastLeaseKeepAlive", true, Stage::Beta, Ready),
-    row(Gate::InitialCorruptCheck, "InitialCorruptCheck", false, Stage::Alpha, Ready),
-    row(Gate::LeaseCheckpoint, "LeaseCheckpoint", false, Stage::Alpha, Ready),
-    row(Gate::LeaseCheckpointPersist, "LeaseCheckpointPersist", false, Stage::Alpha, Ready),
-    row(Gate::PriorityRequest, "PriorityRequest", false, Stage::Alpha, NotYet("a higher limit for lease revocation")),
-    row(Gate::SetMemberLocalAddr, "SetMemberLocalAddr", false, Stage::Alpha, Ready),
-    row(Gate::StopGrpcServiceOnDefrag, "StopGRPCServiceOnDefrag", false, Stage::Alpha, Ready),
-    row(Gate::TxnModeWriteWithSharedBuffer, "TxnModeWriteWithSharedBuffer", true, Stage::Beta, Ready),
+    row(Gate::AllAlpha, "AllAlpha", false, Stage::Alpha),
+    row(Gate::AllBeta, "AllBeta", false, Stage::Beta),
+    row(Gate::CompactHashCheck, "CompactHashCheck", false, Stage::Alpha),
+    row(Gate::FastLeaseKeepAlive, "FastLeaseKeepAlive", true, Stage::Beta),
+    row(Gate::InitialCorruptCheck, "InitialCorruptCheck", false, Stage::Alpha),
+    row(Gate::LeaseCheckpoint, "LeaseCheckpoint", false, Stage::Alpha),
+    row(Gate::LeaseCheckpointPersist, "LeaseCheckpointPersist", false, Stage::Alpha),
+    row(Gate::PriorityRequest, "PriorityRequest", false, Stage::Alpha),
+    row(Gate::SetMemberLocalAddr, "SetMemberLocalAddr", false, Stage::Alpha),
+    row(Gate::StopGrpcServiceOnDefrag, "StopGRPCServiceOnDefrag", false, Stage::Alpha),
+    row(Gate::TxnModeWriteWithSharedBuffer, "TxnModeWriteWithSharedBuffer", true, Stage::Beta),
 ];
 
-const fn row(gate: Gate, name: &'static str, default: bool, stage: Stage, support: Support) -> Row {
-    Row { gate, name, default, stage, support }
+const fn row(gate: Gate, name: &'static str, default: bool, stage: Stage) -> Row {
+    Row { gate, name, default, stage }
 }
 
 impl Gate {
@@ -79,8 +75,6 @@ pub enum Error {
     Value(String, String),
     #[error("unrecognized feature gate: {0}")]
     Unknown(String),
-    #[error("feature gate {0}: {1} is not available yet")]
-    NotAvailable(&'static str, &'static str),
     #[error(
         "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"
     )]
@@ -147,11 +141,6 @@ impl FeatureGates {
         {
             return Err(Error::NeedsLeaseCheckpoint);
         }
-        for (row, on) in self.iter() {
-            if let (NotYet(what), true) = (row.support, on) {
-                return Err(Error::NotAvailable(row.name, what));
-            }
-        }
         Ok(())
     }
 
@@ -207,11 +196,7 @@ mod tests {
         assert_eq!(error("Nope=true"), "unrecognized feature gate: Nope");
         assert_eq!(error("AllBeta"), "missing bool value for AllBeta");
         assert!(error("AllBeta=maybe").starts_with("invalid value of AllBeta=maybe"));
-        assert_eq!(
-            error("PriorityRequest=true"),
-            "feature gate PriorityRequest: a higher limit for lease revocation is not available yet"
-        );
-        assert!(error("AllAlpha=true").contains("is not available yet"));
+        assert!(FeatureGates::parse("AllAlpha=true").is_ok());
         assert_eq!(error("LeaseCheckpointPersist=true"), Error::NeedsLeaseCheckpoint.to_string());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::flags::{Category, FLAGS, Flag, Support};
+use super::flags::{Category, FLAGS, Flag};
 
 /// The release whose behaviour and files this server has.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -69,7 +69,7 @@ pub(super) fn help() -> String {
     for (category, flags) in by_category() {
         let _ = writeln!(text, "\n{}:", category.title());
         for flag in flags {
-            let _ = writeln!(text, "  --{} '{}'\n    {}", flag.name, flag.default, meaning(flag));
+            let _ = writeln!(text, "  --{} '{}'\n    {}", flag.name, flag.default, flag.help);
         }
     }
     text
@@ -93,7 +93,7 @@ pub fn markdown() -> String {
                 quoted(flag.default),
                 flag.kind.name(),
                 quoted(flag.file_key),
-                meaning(flag).replace('|', "\\|").replace('<', "\\<")
+                flag.help.replace('|', "\\|").replace('<', "\\<")
             );
         }
     }
@@ -107,13 +107,6 @@ fn by_category() -> impl Iterator<Item = (Category, Vec<&'static Flag>)> {
     categories
         .into_iter()
         .map(|category| (category, FLAGS.iter().filter(|flag| flag.category == category).collect()))
-}
-
-fn meaning(flag: &Flag) -> String {
-    match flag.support {
-        Support::Ready => flag.help.to_owned(),
-        Support::NotYet(what) => format!("{} (not yet: {what})", flag.help),
-    }
 }
 
 #[cfg(test)]

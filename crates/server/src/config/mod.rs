@@ -86,6 +86,10 @@ pub struct Config {
     pub max_learners: u64,
     /// How often the leader looks whether a downgrade has finished; none: never.
     pub downgrade_check_time: Option<Duration>,
+    /// How often the leader compares all data of the members.
+    pub corrupt_check_time: Option<Duration>,
+    /// How often the leader compares the hashes of compactions, if the gate for it is open.
+    pub compact_hash_check_time: Duration,
 
     /// One tick of Raft.
     pub heartbeat_interval: Duration,

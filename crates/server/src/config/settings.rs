@@ -6,7 +6,7 @@ use std::time::Duration;
 use retcd_net::UrlList;
 
 use super::error::Error;
-use super::flags::{DEPRECATED, Flag, Known, Meaning, Support};
+use super::flags::{DEPRECATED, Flag, Known, Meaning};
 use super::notice::Notice;
 use super::value::{Kind, Value};
 
@@ -98,18 +98,6 @@ impl Settings {
             Some(Value::List(list)) if list.is_empty() => false,
             Some(value) => *value != flag.default_value(),
         }
-    }
-
-    /// The first given flag whose function does not exist here.
-    pub(super) fn check_available(&self) -> Result<(), Error> {
-        for flag in self.given.keys().map(|name| Flag::named(name)) {
-            if let Support::NotYet(what) = flag.support
-                && self.asks_for(flag)
-            {
-                return Err(Error::NotAvailable { flag: flag.name, what });
-            }
-        }
-        Ok(())
     }
 
     fn value(&self, name: &str) -> Value {

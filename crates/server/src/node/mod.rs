@@ -90,6 +90,8 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
+    /// Leases may be revoked while other requests are refused because too many wait.
+    pub(crate) revokes_under_overload: bool,
 }
 
 /// What all threads of the node share.
@@ -279,7 +281,8 @@ impl NodeHandle {
         }
         let (pending, waiter) = self.new_waiter();
         let proposal = Proposal { id, data, waiter: Some(waiter), is_leaders_own: false };
-        if self.shared.proposals.push(proposal, lone::may_commit(self))? == Pushed::Deferred {
+        let (count_max, may_defer) = (self.count_max(request), lone::may_commit(self));
+        if self.shared.proposals.push(proposal, count_max, may_defer)? == Pushed::Deferred {
             lone::is_due();
         }
         Ok(pending)
@@ -321,7 +324,14 @@ impl NodeHandle {
         let id = self.new_request_id();
         let data = encode_request(request, &message.encode_to_vec(), id);
         let proposal = Proposal { id, data, waiter: None, is_leaders_own };
-        self.shared.proposals.push(proposal, false).map(drop)
+        self.shared.proposals.push(proposal, self.count_max(request), false).map(drop)
+    }
+
+    /// With how many others a request may wait.
+    fn count_max(&self, request: Request) -> usize {
+        let is_urgent =
+            self.shared.limits.revokes_under_overload && matches!(request, Request::LeaseRevoke);
+        if is_urgent { proposals::URGENT_COUNT_MAX } else { proposals::COUNT_MAX }
     }
 
     fn new_waiter(&self) -> (Pending, Waiter) {

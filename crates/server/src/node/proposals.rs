@@ -17,7 +17,9 @@ use retcd_api::{raftpb, walpb};
 use super::mailbox::ReplyTo;
 
 /// As many requests as etcd lets run ahead of apply, times the members of a batch in flight.
-const COUNT_MAX: usize = 50_000;
+pub(super) const COUNT_MAX: usize = 50_000;
+/// The same for a request that must not wait for the end of an overload.
+pub(super) const URGENT_COUNT_MAX: usize = 2 * COUNT_MAX;
 /// Requests of the largest size must not fill the memory.
 const BYTES_MAX: usize = 256 << 20;
 
@@ -87,13 +89,19 @@ impl Proposals {
     /// `may_defer`: the caller can do the commit by itself if the commit thread sleeps.
     ///
     /// # Errors
-    /// [`RpcError::Stopped`] after [`close`](Self::close), [`RpcError::RequestTooManyRequests`] when the queue is full.
-    pub(crate) fn push(&self, proposal: Proposal, may_defer: bool) -> Result<Pushed, RpcError> {
+    /// [`RpcError::Stopped`] after [`close`](Self::close), [`RpcError::RequestTooManyRequests`] when `count_max` proposals
+    /// wait, or too many bytes.
+    pub(crate) fn push(
+        &self,
+        proposal: Proposal,
+        count_max: usize,
+        may_defer: bool,
+    ) -> Result<Pushed, RpcError> {
         let mut state = self.state.lock();
         if state.waiting.closed {
             return Err(RpcError::Stopped);
         }
-        if state.waiting.proposals.len() >= COUNT_MAX || state.bytes >= BYTES_MAX {
+        if state.waiting.proposals.len() >= count_max || state.bytes >= BYTES_MAX {
             return Err(RpcError::RequestTooManyRequests);
         }
         state.bytes += proposal.data.len();

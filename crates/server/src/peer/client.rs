@@ -142,7 +142,7 @@ impl Client<'_> {
     /// `GET /members/hashkv`, for members of the cluster `cluster_id` only.
     ///
     /// # Errors
-    /// [`Error::Status`] with etcd's text when the revision is compacted or in the future.
+    /// [`Error::Rpc`] when the revision is compacted or in the future, or the member is of another cluster.
     pub(crate) async fn hash_kv(
         &self,
         cluster_id: u64,
@@ -152,7 +152,19 @@ impl Client<'_> {
         let question = question.expect("plain data has a JSON form");
         let header = Some((CLUSTER_ID, headers::id_value(cluster_id)));
         let answer = self.call(Method::GET, "/members/hashkv", header, question.into()).await?;
-        self.parse(&self.expect_ok(answer)?)
+        let text = String::from_utf8_lossy(answer.body());
+        // Between members the prefix is left out that clients see.
+        let says =
+            |error: &RpcError| text.contains(error.message().trim_start_matches("etcdserver: "));
+        let reasons: &[RpcError] = match answer.status() {
+            StatusCode::BAD_REQUEST => &[RpcError::Compacted, RpcError::FutureRev],
+            StatusCode::PRECONDITION_FAILED => &[RpcError::ClusterIdMismatch],
+            _ => &[],
+        };
+        match reasons.iter().find(|error| says(error)) {
+            Some(error) => Err(error.clone().into()),
+            None => self.parse(&self.expect_ok(answer)?),
+        }
     }
 
     async fn post_lease(&self, path: &str, request: Vec<u8>) -> Result<Bytes, Error> {

@@ -41,7 +41,7 @@ mod network;
 mod outbox;
 mod pipeline;
 mod probe;
-mod requests;
+pub(crate) mod requests;
 mod snapshot_stream;
 mod status;
 mod timestamp;

@@ -223,14 +223,14 @@ fn calls_between_members_are_answered() {
 
         let hash = client.hash_kv(CLUSTER, 5).await.unwrap();
         assert_eq!((hash.hash, hash.hash_revision, hash.header.revision), (123, 5, 9));
-        let text = |error| match error {
-            client::Error::Status { status, text, .. } => (status.as_u16(), text),
+        let refused = |error| match error {
+            client::Error::Rpc(error) => error,
             other => panic!("{other}"),
         };
-        let compacted = text(client.hash_kv(CLUSTER, 1).await.unwrap_err());
-        assert_eq!(compacted, (400, "mvcc: required revision has been compacted".to_owned()));
-        let other = text(client.hash_kv(CLUSTER + 1, 1).await.unwrap_err());
-        assert_eq!(other, (412, "cluster ID mismatch".to_owned()));
+        let compacted = refused(client.hash_kv(CLUSTER, 1).await.unwrap_err());
+        assert_eq!(compacted, RpcError::Compacted);
+        let other = refused(client.hash_kv(CLUSTER + 1, 1).await.unwrap_err());
+        assert_eq!(other, RpcError::ClusterIdMismatch);
     });
 }
 
