@@ -22,11 +22,11 @@ use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
+use tokio_util::io::InspectReader;
 use tower_service::Service;
 
-use crate::dial::{Dialer, Io};
+use crate::dial::Dialer;
 use crate::error::Failure;
 
 const OUR_NAME: HeaderValue =
@@ -159,8 +159,13 @@ async fn connect(dialer: Dialer, http2: Builder<TokioExecutor>) -> Attempt {
     }
     // A server may look at our certificate when we have long been done, and hang up. It has let us in when it speaks.
     let heard = Arc::new(Notify::new());
-    let io = TokioIo::new(Ear { io, heard: Some(heard.clone()) });
-    let connected = http2.handshake(io).await;
+    let mut first = Some(heard.clone());
+    let io = InspectReader::new(io, move |bytes| {
+        if let Some(heard) = first.take_if(|_| !bytes.is_empty()) {
+            heard.notify_one();
+        }
+    });
+    let connected = http2.handshake(TokioIo::new(io)).await;
     let (sender, connection) = connected.map_err(|error| Failure::unconnected(&error))?;
     let mut running = tokio::spawn(connection);
     let spoken = tokio::time::timeout(dialer.timeout(), async {
@@ -175,65 +180,6 @@ async fn connect(dialer: Dialer, http2: Builder<TokioExecutor>) -> Attempt {
     });
     spoken.await.unwrap_or_else(|_| Err(Failure::Unconnected("i/o timeout".to_owned())))?;
     Ok(sender)
-}
-
-/// A connection that tells when something comes for the first time.
-struct Ear {
-    io: Io,
-    heard: Option<Arc<Notify>>,
-}
-
-impl AsyncRead for Ear {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if buffer.filled().len() > before
-            && let Some(heard) = self.heard.take()
-        {
-            heard.notify_one();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Ear {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, data)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, parts)
-    }
 }
 
 async fn outcome(mut attempt: watch::Receiver<Option<Attempt>>) -> Attempt {
