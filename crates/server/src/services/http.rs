@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Services;
 use super::gateway::Backstage;
 use crate::grpc::Body;
-use crate::grpc::connection::Settings;
+use crate::grpc::connection::{Client, Settings};
 use crate::http::{self as operators, Alarm, HealthSource, RaftVars, Scope, access};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
@@ -24,6 +24,7 @@ pub(crate) type UpgradeSlot = Mutex<Option<retcd_gateway::Upgrade>>;
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(
     request: Request<B>,
+    client: &Client,
     settings: &Settings,
     services: &Arc<Services>,
     upgrade: &UpgradeSlot,
@@ -41,6 +42,9 @@ where
     {
         return refusal.map(Body::Plain);
     }
+    if let Some(refusal) = refuse_common_name(&request, client, services) {
+        return refusal.map(Body::Plain);
+    }
     let mut allowed = HeaderMap::new();
     access::allow_origin(request.headers(), &config.cors, &mut allowed);
     let mut response = if request.method() == Method::OPTIONS {
@@ -53,6 +57,25 @@ where
     };
     response.headers_mut().extend(allowed);
     response
+}
+
+/// The gateway makes all calls by itself, so a name in a certificate is nobody's there. Who believes to be known by it is
+/// told, since the call would be one of somebody else, or of nobody.
+fn refuse_common_name<B>(
+    request: &Request<B>,
+    client: &Client,
+    services: &Services,
+) -> Option<Response<Bytes>> {
+    let is_named = client.common_name.as_ref().is_some_and(|name| !name.is_empty());
+    if !is_named
+        || !services.config.enable_grpc_gateway
+        || !services.reader.auth_is_enabled()
+        || !request.uri().path().starts_with("/v3/")
+    {
+        return None;
+    }
+    let text = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+    Some(operators::error(StatusCode::BAD_REQUEST, text))
 }
 
 async fn gateway<B>(
@@ -188,6 +211,7 @@ impl Sources for Services {
         metrics
             .mvcc_compact_revision
             .set_count(self.reader.compacted_revision().max(0).cast_unsigned());
+        metrics.auth_revision.set_count(self.reader.auth_revision());
         let census = self.reader.census();
         metrics.mvcc_keys_total.set_count(census.live_versions);
         metrics.mvcc_versions.with(["live"]).set_count(census.live_versions);
