@@ -1,7 +1,7 @@
 //! Hashes of passwords: slow on purpose, so they have threads of their own, and few.
 //!
 //! Comparing a password takes a processor for some 50 ms at the usual cost. As many as there are processors less one are
-//! compared at the same time, at the lowest priority; who comes then waits. So logins never hold up other calls.
+//! compared at the same time, at a lower priority; who comes then waits. So logins never hold up other calls.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// bcrypt looks at no more bytes of a password.
 const PASSWORD_BYTES_MAX: usize = 72;
-/// Of 0 to 19: whoever else wants the processor gets it.
-const NICE: i32 = 19;
+/// Of 0 to 19: a third of the processor that others get, when they want it, too.
+const NICE: i32 = 5;
 
 pub(crate) struct Hashing {
     cost: u32,
