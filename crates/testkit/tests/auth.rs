@@ -127,6 +127,8 @@ async fn a_watch_is_permitted_when_it_is_created() {
     let create = |key: &str, end: &str| WatchCreateRequest {
         key: key.to_owned().into(),
         range_end: end.to_owned().into(),
+        // Whenever it is created: the client logs in first.
+        start_revision: 1,
         ..Default::default()
     };
     watch.create(create("a", "b")).await;

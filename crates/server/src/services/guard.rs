@@ -206,20 +206,29 @@ pub(super) async fn identify(
 /// Between two looks whether the entry that gave a token out has been applied here.
 const TOKEN_POLL: Duration = Duration::from_millis(2);
 
+/// How long a token is waited for once its index is applied: its entry is the next one, or was the one before.
+const TOKEN_GRACE: Duration = Duration::from_millis(500);
+
 /// Looks a token up. One that was given out a moment ago may not be known here yet: its number says when it will be. What
 /// stays unknown for as long as a request may take is from another history.
 async fn simple_token(services: &Services, token: &str) -> Option<Identity> {
     let (_, index) = token.split_once('.')?;
     let index: u64 = index.parse().ok()?;
-    let give_up = services.node.now() + services.config.request_timeout();
+    let mut give_up = services.node.now() + services.config.request_timeout();
     let mut pause = TOKEN_POLL;
-    while services.reader.applied_index() < index {
-        let now = services.node.now();
+    loop {
+        let (now, applied) = (services.node.now(), services.reader.applied_index());
+        if applied >= index {
+            let found = services.reader.token_user(token, now);
+            if found.is_some() || applied > index {
+                return found;
+            }
+            give_up = give_up.min(now + TOKEN_GRACE);
+        }
         if now >= give_up {
             return None;
         }
         tokio::time::sleep(pause.min(give_up.saturating_sub(now))).await;
         pause *= 2;
     }
-    services.reader.token_user(token, services.node.now())
 }

@@ -114,7 +114,8 @@ impl Applier<'_> {
         self.store.auth.check_login(&login.name)?;
         let mut token = String::new();
         if !login.simple_token.is_empty() {
-            token = format!("{}.{index}", login.simple_token);
+            // Members of etcd count so, and a token must be the same on all of them.
+            token = format!("{}.{}", login.simple_token, index - 1);
             self.shared.tokens.lock().assign(&login.name, token.clone(), self.now);
         }
         Ok(self.answer(&pb::AuthenticateResponse { header: None, token }))

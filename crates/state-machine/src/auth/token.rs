@@ -1,7 +1,7 @@
 //! Simple tokens: who was given which.
 //!
-//! A token is the letters that its log entry brings, a dot, and the entry's index: so all members know it once they have
-//! applied that entry, and no two are alike. How long it lives each member counts for itself, by its own clock; who uses
+//! A token is the letters that its log entry brings, a dot, and the index before the entry's: so all members know it once
+//! they are beyond that index, and no two are alike. How long it lives each member counts for itself, by its own clock; who uses
 //! a token renews it there. Nothing of this is stored.
 
 use std::collections::BTreeMap;
