@@ -143,8 +143,10 @@ async fn a_watch_is_permitted_when_it_is_created() {
 
     let mut watch = alice.watcher();
     watch.create(create("a", "\0")).await;
-    let refused = watch.next().await.expect_err("nothing is hers any more").to_string();
-    assert!(refused.contains("etcdserver: permission denied"), "{refused}");
+    let refused = watch.next().await.expect("the stream goes on");
+    assert!(refused.canceled, "nothing is hers any more: {refused:?}");
+    let reason = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+    assert_eq!(refused.cancel_reason, reason);
 }
 
 #[tokio::test]

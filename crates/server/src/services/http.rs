@@ -2,9 +2,11 @@
 //! about.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
@@ -20,6 +22,10 @@ use crate::node::read_error;
 
 /// Where a request that turns its connection into a WebSocket leaves the call that is to be made there.
 pub(crate) type UpgradeSlot = Mutex<Option<retcd_gateway::Upgrade>>;
+
+/// What a refused client may still send until it hears so.
+const DRAINED_BYTES_MAX: usize = 64 << 10;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(
@@ -43,6 +49,7 @@ where
         return refusal.map(Body::Plain);
     }
     if let Some(refusal) = refuse_common_name(&request, client, services) {
+        drain(request.into_body()).await;
         return refusal.map(Body::Plain);
     }
     let mut allowed = HeaderMap::new();
@@ -76,6 +83,23 @@ fn refuse_common_name<B>(
     }
     let text = "CommonName of client sending a request against gateway will be ignored and not used as expected";
     Some(operators::error(StatusCode::BAD_REQUEST, text))
+}
+
+/// Takes what a refused client is still sending, within bounds: over HTTP/2 some clients take an answer that overtakes
+/// their request for a broken stream.
+async fn drain<B>(mut body: B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let all = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_PATIENCE, all).await;
 }
 
 async fn gateway<B>(
