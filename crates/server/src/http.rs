@@ -321,7 +321,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// As Go's `http.Error`: the text, a newline, and a browser is told not to guess.
-fn error(status: StatusCode, text: &str) -> Response<Bytes> {
+pub(crate) fn error(status: StatusCode, text: &str) -> Response<Bytes> {
     let mut response = respond(status, TEXT, format!("{text}\n"));
     forbid_sniffing(response.headers_mut());
     response

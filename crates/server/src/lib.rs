@@ -22,4 +22,5 @@ mod services;
 mod signal;
 mod snapshot;
 pub mod tcp_proxy;
+pub mod tokens;
 mod traces;

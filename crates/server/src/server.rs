@@ -29,7 +29,7 @@ use crate::background::{self, Retention};
 use crate::bootstrap::{self, Boot, Outside};
 use crate::config::{AutoCompaction, Config, Gate, UrlKind};
 use crate::doors::{self, Door, Entry};
-use crate::grpc::connection;
+use crate::grpc::connection::{self, Client};
 use crate::http::Scope;
 use crate::logging;
 use crate::memory_lock;
@@ -44,6 +44,7 @@ use crate::services::for_peers::ForPeers;
 use crate::services::{self, LocalHub, Services};
 use crate::signal;
 use crate::snapshot::{self, Importer};
+use crate::tokens::{self, Tokens};
 use crate::traces::{Exporter, Tracer};
 
 /// Why a member does not start, or could not go on.
@@ -65,6 +66,8 @@ pub enum Error {
     Memory(#[from] memory_lock::Error),
     #[error(transparent)]
     Inconsistent(#[from] background::Inconsistent),
+    #[error(transparent)]
+    Tokens(#[from] tokens::Error),
 }
 
 /// How long running calls may take to end after a stop was asked for.
@@ -141,6 +144,7 @@ struct Member {
 impl Member {
     /// `dialer` and `runtime` are for questions to other members.
     fn start(config: Arc<Config>, dialer: Dialer, runtime: &Runtime) -> Result<Self, Error> {
+        let tokens = Tokens::load(&config.auth_token)?;
         let data_dir = DataDir::open(Layout::new(&config.data_dir, config.wal_dir.clone()))?;
         let mut backend = None;
         let open = |snapshot: &walpb::Snapshot| {
@@ -232,7 +236,7 @@ impl Member {
             data_dir,
         );
         let checks_at_start = !is_new && config.feature_gates.is_enabled(Gate::InitialCorruptCheck);
-        let services = Arc::new(Services::new(config.clone(), node, reader));
+        let services = Arc::new(Services::new(config.clone(), node, reader, tokens));
         Ok(Member {
             config,
             services,
@@ -436,7 +440,7 @@ impl Member {
 
     async fn propose_until_done(&self, request: Request, message: &[u8]) {
         loop {
-            let outcome = match self.services.node.propose(request, message) {
+            let outcome = match self.services.node.propose(request, message, None) {
                 Ok(pending) => pending.await.map(drop),
                 Err(error) => Err(error),
             };
@@ -538,9 +542,10 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
         let remote = socket.remote_addr();
         if let Entry::Plain = connections.entry {
             let settings = connections.plain.clone();
+            let client = Client { remote, common_name: None };
             let serve = async move {
                 if let Ok(stream) = socket.into_stream() {
-                    connection::serve(stream, remote, services, settings, stop).await;
+                    connection::serve(stream, client, services, settings, stop).await;
                 }
             };
             connections.tracker.spawn_on(serve, handle);
@@ -554,7 +559,11 @@ async fn accept(listener: listener::Listener, mut connections: Connections) {
             let admitted = Box::pin(entry.admit(stream, remote, UrlKind::Client));
             let Some(Some(stream)) = stop.run_until_cancelled(admitted).await else { return };
             let settings = if matches!(stream, Stream::Tls(_)) { encrypted } else { plain };
-            connection::serve(stream, remote, services, settings, stop).await;
+            let asks_name = services.config.client_security.tls.client_cert_auth;
+            let names = if asks_name { stream.peer_names() } else { None };
+            let common_name = names.map(|names| names.common_name.into());
+            let client = Client { remote, common_name };
+            connection::serve(stream, client, services, settings, stop).await;
         };
         connections.tracker.spawn_on(serve, handle);
     }
@@ -677,6 +686,7 @@ fn state_machine_config(config: &Config) -> retcd_state_machine::Config {
             revoke_retry: config.request_timeout(),
         },
         learners_max: usize::try_from(config.max_learners).unwrap_or(usize::MAX),
+        token_life: config.auth_token_ttl,
     }
 }
 

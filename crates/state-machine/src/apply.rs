@@ -10,6 +10,7 @@ use retcd_api::etcdserverpb as pb;
 use retcd_api::etcdserverpb::alarm_request::AlarmAction;
 use retcd_api::raftpb::{ConfChange, Entry, EntryType};
 
+use crate::auth::{Action, Caller, needs};
 use crate::backend::{Change, Failure};
 use crate::check::charge;
 use crate::flush::meta_change;
@@ -47,6 +48,9 @@ impl Applier<'_> {
                 conf_change: None,
                 is_skipped: true,
             });
+        }
+        if let Some(change) = self.store.auth.take_first_revision() {
+            self.store.pending.push(change);
         }
         let applied = match entry.r#type() {
             EntryType::EntryNormal => self.normal(entry, wants)?,
@@ -97,7 +101,7 @@ impl Applier<'_> {
     fn gate(&self, request: &pb::InternalRaftRequest) -> Result<(), Rejection> {
         self.gate_corrupt(request)?;
         self.gate_no_space(request)?;
-        Self::gate_auth(request)
+        self.gate_auth(request)
     }
 
     /// Under the CORRUPT alarm data stand still.
@@ -123,10 +127,29 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// The seat of the permission check: the user and auth revision of `request.header` against what is asked for.
-    /// Authentication cannot be switched on yet, so everybody may do everything but manage it.
-    fn gate_auth(request: &pb::InternalRaftRequest) -> Result<(), Rejection> {
-        if manages_auth(request) { Err(Rejection::NotBuilt("authentication")) } else { Ok(()) }
+    /// Whether the user in the header may do that. What is not named here was checked before the proposal, or comes from
+    /// members themselves.
+    fn gate_auth(&self, request: &pb::InternalRaftRequest) -> Result<(), Rejection> {
+        if !self.store.auth.is_enabled() {
+            return Ok(());
+        }
+        let action = if let Some(put) = &request.put {
+            Action::Put(put)
+        } else if let Some(txn) = &request.txn {
+            Action::Txn(txn)
+        } else if let Some(delete) = &request.delete_range {
+            Action::DeleteRange(delete)
+        } else if let Some(range) = &request.range {
+            Action::Read { key: &range.key, range_end: &range.range_end }
+        } else if let Some(revoke) = &request.lease_revoke {
+            Action::ChangeLease(revoke.id)
+        } else if let Some(action) = needs(request) {
+            action
+        } else {
+            return Ok(());
+        };
+        let caller = Caller::from(request.header.as_ref());
+        self.store.auth.check(caller, action, &self.shared.lessor.lock())
     }
 
     fn request(
@@ -191,7 +214,8 @@ impl Applier<'_> {
         if request.downgrade_version_test.is_some() {
             return Ok(Ok(self.empty()));
         }
-        Ok(Err(Rejection::NotBuilt("this kind of request")))
+        let done = self.auth(request, index);
+        Ok(done.unwrap_or(Err(Rejection::NotBuilt("this kind of request"))))
     }
 
     fn put(&mut self, request: &pb::PutRequest) -> Outcome {
@@ -351,7 +375,7 @@ impl Applier<'_> {
     }
 
     /// Queues changes for the disk; the answer to most requests that make some is empty.
-    fn changed(&mut self, changes: impl IntoIterator<Item = Change>) -> Response {
+    pub(crate) fn changed(&mut self, changes: impl IntoIterator<Item = Change>) -> Response {
         for change in changes {
             self.store.pending.push(change);
         }
@@ -381,24 +405,4 @@ fn lease_change(lessor: &Lessor, id: i64) -> Change {
         key: id.to_be_bytes().to_vec(),
         value: lessor.to_stored(id).map(|lease| lease.encode_to_vec()),
     }
-}
-
-fn manages_auth(request: &pb::InternalRaftRequest) -> bool {
-    request.auth_enable.is_some()
-        || request.auth_disable.is_some()
-        || request.auth_status.is_some()
-        || request.authenticate.is_some()
-        || request.auth_user_add.is_some()
-        || request.auth_user_delete.is_some()
-        || request.auth_user_get.is_some()
-        || request.auth_user_change_password.is_some()
-        || request.auth_user_grant_role.is_some()
-        || request.auth_user_revoke_role.is_some()
-        || request.auth_user_list.is_some()
-        || request.auth_role_list.is_some()
-        || request.auth_role_add.is_some()
-        || request.auth_role_delete.is_some()
-        || request.auth_role_get.is_some()
-        || request.auth_role_grant_permission.is_some()
-        || request.auth_role_revoke_permission.is_some()
 }

@@ -9,7 +9,7 @@
 //!  │ Store    index: key → newest version, value, older versions           │
 //!  │          tail: the newest records, not on disk yet or lately flushed  │
 //!  │          pending: changes of the small buckets, marks to cut a flush  │
-//!  │          members, alarms, compactions                                 │
+//!  │          members, alarms, users, compactions                          │
 //!  └───────────────────────────────────────────────────────────────────────┘
 //!                          ▲ what memory does not hold     │ one batch up to one applied entry
 //!                          └────────── Backend ◄───────────┘
@@ -24,6 +24,7 @@
 //! | `reader` | what others may ask |
 //! | `check`, `rejection` | what is refused, and why |
 //! | `mvcc` | keys with their versions: ranges, transactions, history, compaction, hashes |
+//! | `auth` | who may do what |
 //! | `lease`, `watch`, `cluster`, `alarm` | the rest of the state, and who hears of its changes |
 //! | `store`, `flush`, `cache`, `open` | what is in memory, what goes to disk, what comes back |
 //! | `backend`, `schema` | the disk's border and what stands there |
@@ -36,6 +37,7 @@
 
 mod alarm;
 mod apply;
+pub mod auth;
 pub mod backend;
 mod cache;
 pub mod check;

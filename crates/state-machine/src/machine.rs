@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use retcd_api::raftpb;
 
 use crate::apply::Applier;
+use crate::auth::Tokens;
 use crate::backend::{Backend, Failure};
 use crate::flush::meta_change;
 use crate::lease;
@@ -38,6 +39,8 @@ pub struct Config {
     pub lease: lease::Config,
     /// Learners that a cluster may have at once.
     pub learners_max: usize,
+    /// How long a simple token lives that nobody uses.
+    pub token_life: Duration,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
                 revoke_retry: Duration::from_secs(7),
             },
             learners_max: 1,
+            token_life: Duration::from_secs(300),
         }
     }
 }
@@ -94,12 +98,13 @@ impl StateMachine {
         gauges.update(&store);
         gauges.set_size(size);
         let shared = Shared {
-            config,
             store: RwLock::new(store),
             lessor: Mutex::new(lessor),
+            tokens: Mutex::new(Tokens::new(config.token_life)),
             hashes: Mutex::default(),
             sweep: Mutex::default(),
             gauges,
+            config,
         };
         Ok(StateMachine { shared: Arc::new(shared) })
     }
@@ -179,6 +184,12 @@ impl StateMachine {
         *self.shared.lessor.lock() = lessor;
         *self.shared.hashes.lock() = Hashes::default();
         let old = std::mem::replace(&mut *store, state);
+        // What happened in between is not told; who could still log in as before may go on.
+        let (auth, before) = (&store.auth, &old.auth);
+        self.shared
+            .tokens
+            .lock()
+            .retain(|user| auth.is_enabled() && auth.has_same_password(before, user));
         self.shared.gauges.update(&store);
         self.shared.gauges.set_size(size);
         drop(store);

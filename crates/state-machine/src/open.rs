@@ -15,6 +15,7 @@ use retcd_api::etcdserverpb::AlarmMember;
 use retcd_api::leasepb;
 
 use crate::alarm::Alarms;
+use crate::auth::Auth;
 use crate::backend::{Backend, Failure};
 use crate::cluster::Cluster;
 use crate::flush::Pending;
@@ -58,6 +59,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, lessor: &mut Lessor) -> Result<Sto
             .transpose()?,
         cluster: stored_cluster(&*backend)?,
         alarms: stored_alarms(&*backend)?,
+        auth: stored_auth(&*backend)?,
         cached_bytes: 0,
         scratch: Vec::new(),
         tally: Tally::default(),
@@ -314,6 +316,15 @@ fn stored_alarms(backend: &dyn Backend) -> Result<Alarms, Failure> {
         Ok(())
     })?;
     Ok(alarms)
+}
+
+fn stored_auth(backend: &dyn Backend) -> Result<Auth, Failure> {
+    let mut auth = Auth::default();
+    for bucket in [Bucket::Auth, Bucket::AuthUsers, Bucket::AuthRoles] {
+        each(backend, bucket, |key, value| auth.restore(bucket, key, value))?;
+    }
+    auth.restored();
+    Ok(auth)
 }
 
 fn stored_cluster(backend: &dyn Backend) -> Result<Cluster, Failure> {

@@ -6,11 +6,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::MutexGuard;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb::ConfChange;
 
+use crate::auth::{Action, Identity};
 use crate::backend::{Backend, Batch, Encoded, Failure, Size};
 use crate::cluster::{Downgrade, Member};
 use crate::flush::Flush;
@@ -390,6 +393,47 @@ impl Reader {
     pub fn check_conf_change(&self, change: &ConfChange) -> Result<(), ReadError> {
         let store = self.shared.store.read();
         Ok(store.cluster.check(change, self.shared.config.learners_max)??)
+    }
+}
+
+/// # Who may do what
+impl Reader {
+    /// Whether that is asked at all. As of the last batch of entries, and free.
+    pub fn auth_is_enabled(&self) -> bool {
+        self.shared.gauges.auth_is_enabled.load(Ordering::Relaxed)
+    }
+
+    /// How often users, roles and permissions have changed.
+    pub fn auth_revision(&self) -> u64 {
+        self.shared.gauges.auth_revision.load(Ordering::Relaxed)
+    }
+
+    /// Whether a caller may do that now. `None` is one who has not said who it is.
+    pub fn permit(&self, caller: Option<&Identity>, action: Action<'_>) -> Result<(), Rejection> {
+        let store = self.shared.store.read();
+        store.auth.check(caller.into(), action, &self.shared.lessor.lock())
+    }
+
+    /// As whom the member itself acts on data.
+    pub fn own_identity(&self) -> Option<Identity> {
+        self.shared.store.read().auth.own_identity()
+    }
+
+    /// What a password is compared with at a login, and the auth revision as of which that is so.
+    pub fn password_hash(&self, user: &str) -> Result<(Bytes, u64), Rejection> {
+        let store = self.shared.store.read();
+        if !store.auth.is_enabled() {
+            return Err(Rejection::AuthNotEnabled);
+        }
+        Ok((store.auth.password_hash(user)?, store.auth.revision()))
+    }
+
+    /// Whose simple token this is. Asking renews it. `now` is the clock of [`apply`](crate::StateMachine::apply).
+    pub fn token_user(&self, token: &str, now: Duration) -> Option<Identity> {
+        // First: what changes from here on makes the identity an old one.
+        let revision = self.auth_revision();
+        let user = self.shared.tokens.lock().user(token, now)?;
+        Some(Identity { user, revision })
     }
 }
 

@@ -54,6 +54,41 @@ pub enum Rejection {
     MemberNotLearner(u64),
     #[error("the limit of {limit} learners is reached")]
     TooManyLearners { limit: usize },
+    #[error("there is no user root")]
+    RootUserNotFound,
+    #[error("the user root does not have the role root")]
+    RootRoleNotGranted,
+    /// In a request about users, or nobody asks at all while authentication is on.
+    #[error("the name of the user is empty")]
+    UserNameEmpty,
+    #[error("user {0:?} exists already")]
+    UserExists(String),
+    #[error("user {0:?} does not exist")]
+    UserNotFound(String),
+    #[error("the name of the role is empty")]
+    RoleNameEmpty,
+    #[error("role {0:?} exists already")]
+    RoleExists(String),
+    #[error("role {0:?} does not exist")]
+    RoleNotFound(String),
+    #[error("the role is not granted to the user")]
+    RoleNotGranted,
+    #[error("no permission is given")]
+    PermissionNotGiven,
+    #[error("the permission is not granted to the role")]
+    PermissionNotGranted,
+    #[error("permission denied")]
+    PermissionDenied,
+    #[error("authentication is off")]
+    AuthNotEnabled,
+    #[error("there is no such user with this password")]
+    AuthFailed,
+    #[error("the user has no password")]
+    NoPassword,
+    #[error("it would lock the administrators out, or names an impossible range")]
+    InvalidAuthManagement,
+    #[error("auth revision {given} is older than the current one, {current}")]
+    OldAuthRevision { given: u64, current: u64 },
     /// A request kind that this release does not serve. Its entry still counts as applied.
     #[error("{0} is not built yet")]
     NotBuilt(&'static str),
@@ -83,6 +118,26 @@ impl From<&Rejection> for RpcError {
             Rejection::PeerUrlExists => RpcError::PeerUrlExist,
             Rejection::MemberNotLearner(_) => RpcError::MemberNotLearner,
             Rejection::TooManyLearners { .. } => RpcError::TooManyLearners,
+            Rejection::RootUserNotFound => RpcError::RootUserNotExist,
+            Rejection::RootRoleNotGranted => RpcError::RootRoleNotExist,
+            Rejection::UserNameEmpty => RpcError::UserEmpty,
+            Rejection::UserExists(_) => RpcError::UserAlreadyExist,
+            Rejection::UserNotFound(_) => RpcError::UserNotFound,
+            Rejection::RoleNameEmpty => RpcError::RoleEmpty,
+            Rejection::RoleExists(_) => RpcError::RoleAlreadyExist,
+            Rejection::RoleNotFound(_) => RpcError::RoleNotFound,
+            Rejection::RoleNotGranted => RpcError::RoleNotGranted,
+            Rejection::PermissionNotGiven => RpcError::PermissionNotGiven,
+            Rejection::PermissionNotGranted => RpcError::PermissionNotGranted,
+            Rejection::PermissionDenied => RpcError::PermissionDenied,
+            Rejection::AuthNotEnabled => RpcError::AuthNotEnabled,
+            Rejection::AuthFailed => RpcError::AuthFailed,
+            Rejection::NoPassword => RpcError::other(
+                Code::Unknown,
+                "auth: authentication failed, password was given for no password user",
+            ),
+            Rejection::InvalidAuthManagement => RpcError::InvalidAuthMgmt,
+            Rejection::OldAuthRevision { .. } => RpcError::AuthOldRevision,
             Rejection::NotBuilt(_) => RpcError::other(Code::Unimplemented, rejection.to_string()),
         }
     }

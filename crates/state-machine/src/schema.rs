@@ -83,6 +83,14 @@ pub mod meta {
     pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 }
 
+/// The keys of bucket `auth`.
+pub mod auth {
+    /// One byte: 1 when it is asked who may do what.
+    pub const ENABLED: &[u8] = b"authEnabled";
+    /// How often that has changed: 8 bytes, big endian.
+    pub const REVISION: &[u8] = b"authRevision";
+}
+
 /// The keys of bucket `cluster`.
 pub mod cluster {
     pub const VERSION: &[u8] = b"clusterVersion";

@@ -1,15 +1,16 @@
 //! What the writer and the readers share.
 //!
-//! Lock order: the store, then the lessor. The writer holds the store's lock for one batch of entries, a reader for
+//! Lock order: the store, then the lessor, then the tokens. The writer holds the store's lock for one batch of entries, a reader for
 //! [`SLICE`] keys. Numbers that everybody asks for all the time are copied to atomics when a batch ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use retcd_api::raftpb::ConfState;
 
 use crate::alarm::Alarms;
+use crate::auth::{Auth, Tokens};
 use crate::backend::{Backend, Encoded, Size};
 use crate::cache::Sweep;
 use crate::cluster::Cluster;
@@ -43,6 +44,7 @@ pub(crate) struct Store {
     pub(crate) conf_state: Option<ConfState>,
     pub(crate) cluster: Cluster,
     pub(crate) alarms: Alarms,
+    pub(crate) auth: Auth,
     /// Bytes of the values in the index.
     pub(crate) cached_bytes: usize,
     /// Saves an allocation per put.
@@ -111,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: RwLock<Store>,
     pub(crate) lessor: Mutex<Lessor>,
+    pub(crate) tokens: Mutex<Tokens>,
     pub(crate) hashes: Mutex<Hashes>,
     pub(crate) sweep: Mutex<Sweep>,
     pub(crate) gauges: Gauges,
@@ -123,6 +126,8 @@ pub(crate) struct Gauges {
     pub(crate) compacted: AtomicI64,
     pub(crate) finished_compaction: AtomicI64,
     pub(crate) applied_index: AtomicU64,
+    pub(crate) auth_is_enabled: AtomicBool,
+    pub(crate) auth_revision: AtomicU64,
     pub(crate) pending_bytes: AtomicUsize,
     pub(crate) total_bytes: AtomicU64,
     pub(crate) in_use_bytes: AtomicU64,
@@ -135,6 +140,8 @@ impl Gauges {
         self.compacted.store(store.compacted, Ordering::Release);
         self.finished_compaction.store(store.compactions.finished(), Ordering::Release);
         self.pending_bytes.store(store.pending.bytes(), Ordering::Relaxed);
+        self.auth_is_enabled.store(store.auth.is_enabled(), Ordering::Relaxed);
+        self.auth_revision.store(store.auth.revision(), Ordering::Relaxed);
         self.revision.store(store.revision, Ordering::Release);
         // Last: who has waited for this index finds all the rest.
         self.applied_index.store(store.applied_index, Ordering::Release);

@@ -117,7 +117,7 @@ impl Compactor {
                 continue;
             };
             let request = pb::CompactionRequest { revision, physical: false };
-            let outcome = match node.propose(Request::Compaction, &request.encode_to_vec()) {
+            let outcome = match node.propose(Request::Compaction, &request.encode_to_vec(), None) {
                 Ok(pending) => pending.await.map(drop),
                 Err(error) => Err(error),
             };

@@ -326,7 +326,7 @@ fn raise_alarm(node: &NodeHandle, member_id: u64) {
         member_id,
         alarm: pb::AlarmType::Corrupt as i32,
     };
-    if let Err(error) = node.propose_unattended(Request::Alarm, &request) {
+    if let Err(error) = node.propose_unattended(Request::Alarm, &request, None) {
         tracing::warn!(
             %error,
             corrupt_member_id = %format!("{member_id:x}"),

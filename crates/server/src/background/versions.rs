@@ -163,7 +163,7 @@ pub(crate) async fn set_own_version(node: &NodeHandle) {
 
 async fn set_version(node: &NodeHandle, version: Minor) {
     let request = membershippb::ClusterVersionSetRequest { ver: version.text() };
-    let outcome = match node.propose(Request::ClusterVersionSet, &request.encode_to_vec()) {
+    let outcome = match node.propose(Request::ClusterVersionSet, &request.encode_to_vec(), None) {
         Ok(pending) => pending.await.map(drop),
         Err(error) => Err(error),
     };

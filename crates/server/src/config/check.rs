@@ -17,6 +17,7 @@ use super::{
 };
 use crate::logging;
 use crate::logging::rotation::Rotation;
+use crate::tokens::AuthToken;
 
 const MAX_ELECTION_MS: u64 = 50_000;
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
@@ -68,11 +69,7 @@ pub(super) fn check(
         settings.notices.push(Notice::CheckpointWithoutPersistence);
     }
     let auto_compaction = auto_compaction(&settings)?;
-    let auth_token = settings.text("auth-token");
-    if auth_token != "simple" {
-        let what = if auth_token.starts_with("jwt") { "JWT" } else { "auth without tokens" };
-        return Err(Error::NotAvailable { flag: "auth-token", what });
-    }
+    let auth_token = AuthToken::parse(&settings.text("auth-token"))?;
     let extensive_metrics = match settings.text("metrics").as_str() {
         "basic" => false,
         "extensive" => true,
@@ -151,7 +148,8 @@ pub(super) fn check(
         host_whitelist: Allowed::new(settings.list("host-whitelist")),
         enable_pprof: settings.bool("enable-pprof") || settings.text("log-level") == "debug",
         bcrypt_cost,
-        auth_token_ttl: Duration::from_secs(settings.uint("auth-token-ttl")),
+        auth_token,
+        auth_token_ttl: auth_token_ttl(&settings),
         feature_gates,
         extensive_metrics,
         log,
@@ -491,6 +489,11 @@ fn max_request_bytes(settings: &mut Settings) -> Result<usize, Error> {
         return Err(Error::TooLarge("max-request-bytes"));
     }
     size(settings, "max-request-bytes")
+}
+
+/// 0 stands for the default, as in etcd.
+fn auth_token_ttl(settings: &Settings) -> Duration {
+    Duration::from_secs(Some(settings.uint("auth-token-ttl")).filter(|ttl| *ttl > 0).unwrap_or(300))
 }
 
 fn bcrypt_cost(settings: &mut Settings) -> u32 {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::gates;
 use crate::logging::rotation;
+use crate::tokens;
 
 /// Texts agree with etcd's where etcd finds the same fault.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +125,8 @@ pub enum Error {
     LogRotation(#[from] rotation::Error),
     #[error("distributed tracing configurition is not valid: (tracing sampling rate must be {0})")]
     TracingSamplingRate(&'static str),
+    #[error(transparent)]
+    AuthToken(#[from] tokens::Error),
     #[error("unknown metrics level {0:?}, supported values basic, extensive")]
     MetricsLevel(String),
     #[error("couldn't find local name {0:?} in the initial cluster configuration")]

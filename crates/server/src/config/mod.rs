@@ -46,6 +46,7 @@ pub use tls::{Security, UrlKind};
 pub use value::{Kind, Value};
 
 use crate::logging;
+use crate::tokens::AuthToken;
 use settings::{Refusal, Settings};
 
 /// Everything a member is told. Zero values that stand for defaults are replaced.
@@ -134,6 +135,8 @@ pub struct Config {
 
     /// 4 to 31.
     pub bcrypt_cost: u32,
+    /// What clients show to say who they are.
+    pub auth_token: AuthToken,
     /// Life of a simple token; using it renews it.
     pub auth_token_ttl: Duration,
 

@@ -379,9 +379,25 @@ fn a_file_has_a_section_for_tls() {
 }
 
 #[test]
-fn what_does_not_exist_yet_is_refused() {
-    let jwt = "--auth-token: JWT is not available yet";
-    assert_eq!(refused("--auth-token=jwt,pub-key=a"), jwt);
+fn tokens_are_simple_or_signed_or_none() {
+    let token = |value: &str| words(&format!("--auth-token={value}")).auth_token;
+    assert_eq!(token("simple"), AuthToken::Simple);
+    assert_eq!(token("simple,ttl=3s"), AuthToken::Simple);
+    assert_eq!(token(""), AuthToken::None);
+    assert!(matches!(token("jwt,sign-method=RS256,pub-key=a,ttl=3s"), AuthToken::Signed(_)));
+    for bad in [
+        "jwt",
+        "jwt,pub-key=a",
+        "jwt,sign-method=none",
+        "jwt,sign-method=RS256,ttl=soon",
+        "jwt,sign-method=RS256,pub-key=a,pub-key=b",
+        "jwt,sign-method=RS256,pub-key",
+        "jwt,sign-method=RS256,pub-key=a=b",
+        "easy",
+    ] {
+        assert_eq!(refused(&format!("--auth-token={bad}")), "auth: invalid auth options");
+    }
+    assert_eq!(words("--auth-token-ttl=0").auth_token_ttl, Duration::from_secs(300));
 }
 
 #[test]

@@ -50,17 +50,24 @@ pub(crate) struct Settings {
     pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Client {
+    /// The address, for the log; a Unix socket has none.
+    pub(crate) remote: Option<SocketAddr>,
+    /// That of the verified certificate, with `--client-cert-auth`; empty when the certificate has none.
+    pub(crate) common_name: Option<Arc<str>>,
+}
+
 /// What HTTP/2 clients send first.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to say which protocol it speaks.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection until the client leaves, or `stop` is triggered and the running calls are done.
-///
-/// `remote`: the client's address, for the log; a Unix socket has none.
 pub(crate) async fn serve<IO>(
     io: IO,
-    remote: Option<SocketAddr>,
+    client: Client,
     services: Arc<Services>,
     settings: Arc<Settings>,
     stop: CancellationToken,
@@ -71,15 +78,15 @@ pub(crate) async fn serve<IO>(
     let Some(Ok(Ok(sniffed))) = stop.run_until_cancelled(sniffed).await else { return };
     // Boxes, so that a connection takes the memory of its own protocol only.
     if sniffed.head[..] == HTTP2_PREFACE[..] {
-        Box::pin(serve_http2(sniffed, remote, services, settings, &stop)).await;
+        Box::pin(serve_http2(sniffed, client, services, settings, &stop)).await;
     } else if settings.scope != Scope::Grpc {
-        Box::pin(serve_http1(sniffed, services, settings, &stop)).await;
+        Box::pin(serve_http1(sniffed, client, services, settings, &stop)).await;
     }
 }
 
 async fn serve_http2<IO>(
     io: IO,
-    remote: Option<SocketAddr>,
+    client: Client,
     services: Arc<Services>,
     settings: Arc<Settings>,
     stop: &CancellationToken,
@@ -90,7 +97,8 @@ async fn serve_http2<IO>(
         let settings = settings.clone();
         move |request| {
             let (services, settings) = (services.clone(), settings.clone());
-            async move { Ok::<_, Infallible>(answer(request, &services, &settings, remote).await) }
+            let client = client.clone();
+            async move { Ok::<_, Infallible>(answer(request, &services, &settings, client).await) }
         }
     });
     let mut connection = pin!(
@@ -118,6 +126,7 @@ async fn serve_http2<IO>(
 
 async fn serve_http1<IO>(
     Rewound { head, io }: Rewound<IO>,
+    client: Client,
     services: Arc<Services>,
     settings: Arc<Settings>,
     stop: &CancellationToken,
@@ -125,7 +134,8 @@ async fn serve_http1<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let upgrade = Mutex::new(None);
-    let service = |request| services::http::answer(request, &settings, &services, &upgrade);
+    let service =
+        |request| services::http::answer(request, &client, &settings, &services, &upgrade);
     let upgraded = http1::serve(io, head, service, stop).await;
     let (Some((io, head)), Some(upgrade)) = (upgraded, upgrade.into_inner()) else { return };
     let io = Rewound { head, io };
@@ -209,18 +219,19 @@ async fn answer(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
-    remote: Option<SocketAddr>,
+    client: Client,
 ) -> Response<Body> {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     match settings.scope {
-        Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings, remote).await,
+        Scope::Client | Scope::Grpc if is_grpc => grpc(request, services, settings, client).await,
         Scope::Grpc => not_grpc(),
         Scope::Client | Scope::Http | Scope::Metrics => {
             // Boxed: gRPC calls should not carry the room for it around.
-            Box::pin(services::http::answer(request, settings, services, &NO_UPGRADE)).await
+            let answer = services::http::answer(request, &client, settings, services, &NO_UPGRADE);
+            Box::pin(answer).await
         }
     }
 }
@@ -229,7 +240,7 @@ async fn grpc(
     request: Request<Incoming>,
     services: &Arc<Services>,
     settings: &Settings,
-    remote: Option<SocketAddr>,
+    Client { remote, common_name }: Client,
 ) -> Response<Body> {
     if request.method() != Method::POST {
         return status_only(&RpcError::other(Code::Internal, "gRPC calls are POST requests"));
@@ -238,12 +249,12 @@ async fn grpc(
         return status_only(&services::unknown_method(request.uri().path()));
     };
     let (head, body) = request.into_parts();
-    let metadata = match Metadata::from_headers(&head.headers) {
+    let traced =
+        settings.tracer.as_ref().and_then(|tracer| tracer.begin(rpc.path(), &head.headers));
+    let metadata = match Metadata::new(head.headers, common_name) {
         Ok(metadata) => metadata,
         Err(error) => return status_only(&error),
     };
-    let traced =
-        settings.tracer.as_ref().and_then(|tracer| tracer.begin(rpc.path(), &head.headers));
     let reader = MessageReader::new(settings.message_bytes_max, metadata.is_gzip);
     let answer = if rpc.kind() == Kind::Unary {
         let mut call = Call::begin(&**services, rpc, &metadata, traced);

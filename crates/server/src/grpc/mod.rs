@@ -16,4 +16,4 @@ mod metadata;
 
 pub(crate) use body::{Body, MessageStream};
 pub(crate) use framing::{FRAME_PREFIX_BYTES, MessageReader, frame_prefix};
-pub(crate) use metadata::Metadata;
+pub(crate) use metadata::{Credentials, Metadata};

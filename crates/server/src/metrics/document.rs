@@ -10,7 +10,6 @@ use super::*;
 /// Metrics that exist for those who look for all of etcd's names, and why they never move here. The beginning of a name
 /// stands for all that begin so.
 const STILL: &[(&str, &str)] = &[
-    ("etcd_debugging_auth_revision", "not told yet"),
     ("etcd_debugging_disk_backend_commit_", "LMDB commits in one step"),
     ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "not told yet"),
     (

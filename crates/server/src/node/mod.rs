@@ -45,6 +45,7 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb;
+use retcd_state_machine::auth::Identity;
 use retcd_state_machine::cluster::Member;
 use retcd_state_machine::{ReadError, Reader, watch};
 use tokio::sync::Notify;
@@ -69,6 +70,23 @@ pub(crate) enum Request {
     LeaseRevoke = 9,
     Alarm = 10,
     LeaseCheckpoint = 11,
+    AuthEnable = 1000,
+    AuthDisable = 1011,
+    Authenticate = 1012,
+    AuthStatus = 1013,
+    AuthUserAdd = 1100,
+    AuthUserDelete = 1101,
+    AuthUserGet = 1102,
+    AuthUserChangePassword = 1103,
+    AuthUserGrantRole = 1104,
+    AuthUserRevokeRole = 1105,
+    AuthUserList = 1106,
+    AuthRoleList = 1107,
+    AuthRoleAdd = 1200,
+    AuthRoleDelete = 1201,
+    AuthRoleGet = 1202,
+    AuthRoleGrantPermission = 1203,
+    AuthRoleRevokePermission = 1204,
     ClusterVersionSet = 1300,
     ClusterMemberAttrSet = 1301,
     DowngradeInfoSet = 1302,
@@ -270,12 +288,18 @@ impl NodeHandle {
     /// Sends a request into the log; the returned call waits for its answer on this thread.
     ///
     /// `message` is the encoded request. It is copied here, once, so that nothing holds on to the connection's buffers.
+    /// `caller`: on whose behalf; `None` when authentication is off, or nobody has said.
     ///
     /// # Errors
     /// Too large, or refused by the queue.
-    pub(crate) fn propose(&self, request: Request, message: &[u8]) -> Result<Pending, RpcError> {
+    pub(crate) fn propose(
+        &self,
+        request: Request,
+        message: &[u8],
+        caller: Option<&Identity>,
+    ) -> Result<Pending, RpcError> {
         let id = self.new_request_id();
-        let data = encode_request(request, message, id);
+        let data = encode_request(request, message, id, caller);
         if data.len() > self.shared.limits.request_bytes_max {
             return Err(RpcError::RequestTooLarge);
         }
@@ -301,8 +325,9 @@ impl NodeHandle {
         &self,
         request: Request,
         message: &impl Message,
+        caller: Option<&Identity>,
     ) -> Result<(), RpcError> {
-        self.propose_without_waiter(request, message, false)
+        self.propose_without_waiter(request, message, caller, false)
     }
 
     /// Sends a request that follows from the leader's own clock, and is void when this member leads no more. Nobody waits
@@ -312,17 +337,20 @@ impl NodeHandle {
         request: Request,
         message: &impl Message,
     ) -> Result<(), RpcError> {
-        self.propose_without_waiter(request, message, true)
+        // Users come and go; expired leases end all the same.
+        let caller = self.shared.reader.own_identity();
+        self.propose_without_waiter(request, message, caller.as_ref(), true)
     }
 
     fn propose_without_waiter(
         &self,
         request: Request,
         message: &impl Message,
+        caller: Option<&Identity>,
         is_leaders_own: bool,
     ) -> Result<(), RpcError> {
         let id = self.new_request_id();
-        let data = encode_request(request, &message.encode_to_vec(), id);
+        let data = encode_request(request, &message.encode_to_vec(), id, caller);
         let proposal = Proposal { id, data, waiter: None, is_leaders_own };
         self.shared.proposals.push(proposal, self.count_max(request), false).map(drop)
     }
@@ -358,7 +386,7 @@ impl NodeHandle {
     pub(crate) async fn raise_no_space_alarm(&self) {
         let alarm = self.no_space_alarm();
         tracing::warn!(member_id = %format!("{:x}", self.shared.ids.member), "the backend's quota is used up, raising the alarm");
-        if let Ok(pending) = self.propose(Request::Alarm, &alarm.encode_to_vec()) {
+        if let Ok(pending) = self.propose(Request::Alarm, &alarm.encode_to_vec(), None) {
             let _ = pending.await;
         }
     }
@@ -366,7 +394,7 @@ impl NodeHandle {
     /// The same, without waiting. The commit thread calls this.
     pub(crate) fn raise_no_space_alarm_unattended(&self) {
         if !self.shared.reader.has_alarm(pb::AlarmType::Nospace) {
-            let _ = self.propose_unattended(Request::Alarm, &self.no_space_alarm());
+            let _ = self.propose_unattended(Request::Alarm, &self.no_space_alarm(), None);
         }
     }
 
@@ -500,17 +528,23 @@ fn first_request_id(member: u64) -> u64 {
 }
 
 /// An `InternalRaftRequest` around an encoded request.
-fn encode_request(request: Request, message: &[u8], id: u64) -> Bytes {
+fn encode_request(request: Request, message: &[u8], id: u64, caller: Option<&Identity>) -> Bytes {
     const LEN_DELIMITED: u32 = 2;
     const ID: u8 = 1 << 3;
+    const USERNAME: u8 = 2 << 3 | 2;
+    const AUTH_REVISION: u8 = 3 << 3;
     let tag = u64::from((request as u32) << 3 | LEN_DELIMITED);
     let header_tag = u64::from(HEADER_FIELD << 3 | LEN_DELIMITED);
-    let header_len = 1 + encoded_len_varint(id);
+    let caller_len = caller.map_or(0, |Identity { user, revision }| {
+        let user_len = encoded_len_varint(user.len() as u64) + user.len();
+        1 + user_len + 1 + encoded_len_varint(*revision)
+    });
+    let header_len = 1 + encoded_len_varint(id) + caller_len;
     let len = encoded_len_varint(tag)
         + encoded_len_varint(message.len() as u64)
         + message.len()
         + encoded_len_varint(header_tag)
-        + 1
+        + encoded_len_varint(header_len as u64)
         + header_len;
     let mut data = Vec::with_capacity(len);
     encode_varint(tag, &mut data);
@@ -520,6 +554,13 @@ fn encode_request(request: Request, message: &[u8], id: u64) -> Bytes {
     encode_varint(header_len as u64, &mut data);
     data.push(ID);
     encode_varint(id, &mut data);
+    if let Some(Identity { user, revision }) = caller {
+        data.push(USERNAME);
+        encode_varint(user.len() as u64, &mut data);
+        data.extend_from_slice(user.as_bytes());
+        data.push(AUTH_REVISION);
+        encode_varint(*revision, &mut data);
+    }
     debug_assert_eq!(data.len(), len);
     data.into()
 }
@@ -531,16 +572,25 @@ mod tests {
     #[test]
     fn a_request_is_wrapped_as_etcd_wraps_it() {
         let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
-        let data = encode_request(Request::Put, &put.encode_to_vec(), 300);
-        let decoded = pb::InternalRaftRequest::decode(data).unwrap();
-        assert_eq!(decoded.put, Some(put));
-        assert_eq!(decoded.header.unwrap().id, 300);
+        let wrap = |caller| {
+            let data = encode_request(Request::Put, &put.encode_to_vec(), 300, caller);
+            pb::InternalRaftRequest::decode(data).unwrap()
+        };
+        let decoded = wrap(None);
+        assert_eq!(decoded.put.as_ref(), Some(&put));
+        let header = pb::RequestHeader { id: 300, ..Default::default() };
+        assert_eq!(decoded.header.as_ref(), Some(&header));
+        let caller = Identity { user: "u".repeat(200), revision: 1 << 40 };
+        let header =
+            pb::RequestHeader { id: 300, username: caller.user.clone(), auth_revision: 1 << 40 };
+        assert_eq!(wrap(Some(&caller)).header.as_ref(), Some(&header));
     }
 
     #[test]
     fn every_request_kind_is_a_field_of_the_log_entry() {
-        let empty =
-            |request| pb::InternalRaftRequest::decode(encode_request(request, &[], 1)).unwrap();
+        let empty = |request| {
+            pb::InternalRaftRequest::decode(encode_request(request, &[], 1, None)).unwrap()
+        };
         assert!(empty(Request::DeleteRange).delete_range.is_some());
         assert!(empty(Request::Txn).txn.is_some());
         assert!(empty(Request::Compaction).compaction.is_some());
@@ -548,6 +598,23 @@ mod tests {
         assert!(empty(Request::LeaseRevoke).lease_revoke.is_some());
         assert!(empty(Request::Alarm).alarm.is_some());
         assert!(empty(Request::LeaseCheckpoint).lease_checkpoint.is_some());
+        assert!(empty(Request::AuthEnable).auth_enable.is_some());
+        assert!(empty(Request::AuthDisable).auth_disable.is_some());
+        assert!(empty(Request::Authenticate).authenticate.is_some());
+        assert!(empty(Request::AuthStatus).auth_status.is_some());
+        assert!(empty(Request::AuthUserAdd).auth_user_add.is_some());
+        assert!(empty(Request::AuthUserDelete).auth_user_delete.is_some());
+        assert!(empty(Request::AuthUserGet).auth_user_get.is_some());
+        assert!(empty(Request::AuthUserChangePassword).auth_user_change_password.is_some());
+        assert!(empty(Request::AuthUserGrantRole).auth_user_grant_role.is_some());
+        assert!(empty(Request::AuthUserRevokeRole).auth_user_revoke_role.is_some());
+        assert!(empty(Request::AuthUserList).auth_user_list.is_some());
+        assert!(empty(Request::AuthRoleList).auth_role_list.is_some());
+        assert!(empty(Request::AuthRoleAdd).auth_role_add.is_some());
+        assert!(empty(Request::AuthRoleDelete).auth_role_delete.is_some());
+        assert!(empty(Request::AuthRoleGet).auth_role_get.is_some());
+        assert!(empty(Request::AuthRoleGrantPermission).auth_role_grant_permission.is_some());
+        assert!(empty(Request::AuthRoleRevokePermission).auth_role_revoke_permission.is_some());
         assert!(empty(Request::ClusterVersionSet).cluster_version_set.is_some());
         assert!(empty(Request::ClusterMemberAttrSet).cluster_member_attr_set.is_some());
         assert!(empty(Request::DowngradeInfoSet).downgrade_info_set.is_some());

@@ -13,8 +13,9 @@ use retcd_api::raftpb::{ConfChange, ConfChangeType};
 use retcd_net::Url;
 use retcd_state_machine::cluster::Member;
 
-use super::{Answer, HeaderKind, Services, decode};
+use super::{Answer, HeaderKind, Services, decode, guard};
 use crate::bootstrap;
+use crate::grpc::Metadata;
 use crate::peer::client;
 
 /// A member counts as connected when it has been so for this long.
@@ -24,8 +25,13 @@ const IN_STEP_PERCENT: u64 = 90;
 /// Between two tries of what the present leader cannot do or does not answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) async fn member_list(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn member_list(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::MemberListRequest = decode(message)?;
+    guard::somebody(services, metadata).await?;
     if request.linearizable {
         services.node.read_barrier().await?;
     }
@@ -33,8 +39,13 @@ pub(super) async fn member_list(services: &Services, message: Bytes) -> Result<A
     Ok(answer(&pb::MemberListResponse { header: None, members }))
 }
 
-pub(super) async fn member_add(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn member_add(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::MemberAddRequest = decode(message)?;
+    guard::administrator(services, metadata).await?;
     let peer_urls = checked_urls(&request.peer_ur_ls)?;
     let is_learner = request.is_learner;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -51,16 +62,26 @@ pub(super) async fn member_add(services: &Services, message: Bytes) -> Result<An
     Ok(answer(&pb::MemberAddResponse { header: None, member: Some(to_api(member)), members }))
 }
 
-pub(super) async fn member_remove(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn member_remove(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::MemberRemoveRequest = decode(message)?;
+    guard::administrator(services, metadata).await?;
     let check = || check_removal(services, request.id);
     change(services, ConfChangeType::ConfChangeRemoveNode, request.id, Vec::new(), check).await?;
     let members = to_api_list(services.reader.members());
     Ok(answer(&pb::MemberRemoveResponse { header: None, members }))
 }
 
-pub(super) async fn member_update(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn member_update(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::MemberUpdateRequest = decode(message)?;
+    guard::administrator(services, metadata).await?;
     let (id, peer_urls) = (request.id, request.peer_ur_ls);
     let member = Member { id, peer_urls, ..Member::default() };
     let context = member.to_json();
@@ -71,13 +92,15 @@ pub(super) async fn member_update(services: &Services, message: Bytes) -> Result
 
 pub(super) async fn member_promote(
     services: &Services,
+    metadata: &Metadata,
     message: Bytes,
 ) -> Result<Answer, RpcError> {
     let request: pb::MemberPromoteRequest = decode(message)?;
+    guard::administrator(services, metadata).await?;
     let members = if services.node.is_leader() {
         promote(services, request.id).await?
     } else {
-        forward_promotion(services, request.id).await?
+        forward_promotion(services, metadata, request.id).await?
     };
     Ok(answer(&pb::MemberPromoteResponse { header: None, members: to_api_list(members) }))
 }
@@ -92,14 +115,20 @@ pub(super) async fn promote(services: &Services, id: u64) -> Result<Vec<Member>,
     Ok(services.reader.members())
 }
 
-async fn forward_promotion(services: &Services, id: u64) -> Result<Vec<Member>, RpcError> {
+/// The leader asks by itself who wants it.
+async fn forward_promotion(
+    services: &Services,
+    metadata: &Metadata,
+    id: u64,
+) -> Result<Vec<Member>, RpcError> {
     let node = &services.node;
+    let token = metadata.token();
     let give_up = node.now() + services.config.request_timeout();
     while node.now() < give_up {
         for url in node.leader_urls() {
             let limit = give_up.saturating_sub(node.now());
             let client = client::Client { dialer: node.network().dialer(), url: &url, limit };
-            match client.promote(id, None).await {
+            match client.promote(id, token.as_deref()).await {
                 Ok(members) => return Ok(members),
                 Err(client::Error::Rpc(error)) => return Err(error),
                 Err(error) => tracing::debug!(%error, "could not forward a promotion"),

@@ -17,28 +17,37 @@ use retcd_api::v3electionpb::{
     ResignRequest,
 };
 
-use super::kv::encoded;
+use super::kv::{encoded, reading};
 use super::waiting_line::{
     Line, Place, Turn, if_created_at, lease_or_new, own_message, removal, without_code,
 };
 use super::watch::Subscription;
-use super::{Answer, HeaderKind, Services, decode, kv};
-use crate::grpc::{MessageStream, frame_prefix};
+use super::{Answer, HeaderKind, Services, decode, guard, kv};
+use crate::grpc::{Credentials, MessageStream, Metadata, frame_prefix};
 use crate::node::read_error;
 
-pub(super) async fn campaign(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn campaign(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request = decode(message)?;
-    win(services, request).await.map_err(without_code)
+    win(services, metadata, request).await.map_err(without_code)
 }
 
 /// Waits in line until nobody is before. A candidate who was there already, by the same lease, stays in its place, with
 /// its new value.
-async fn win(services: &Services, request: CampaignRequest) -> Result<Answer, RpcError> {
-    let lease = lease_or_new(services, request.lease).await?;
+async fn win(
+    services: &Services,
+    metadata: &Metadata,
+    request: CampaignRequest,
+) -> Result<Answer, RpcError> {
+    let lease = lease_or_new(services, metadata, request.lease).await?;
     let line = Line::of(&request.name);
-    let mut place = Place::enter(services, line, lease, request.value.clone()).await?;
+    let mut place = Place::enter(services, metadata, line, lease, request.value.clone()).await?;
     if place.found_value.as_ref().is_some_and(|found| *found != request.value) {
-        set_value(services, place.key(), place.create_revision, lease, request.value).await?;
+        let revision = place.create_revision;
+        set_value(services, metadata, place.key(), revision, lease, request.value).await?;
     }
     // etcd answers a candidate whose key is gone as if it had won. It leads nothing: its next proclamation would fail
     // with this same error.
@@ -51,12 +60,16 @@ async fn win(services: &Services, request: CampaignRequest) -> Result<Answer, Rp
     Ok(Answer::message(HeaderKind::Full { revision }, &response))
 }
 
-pub(super) async fn proclaim(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn proclaim(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: ProclaimRequest = decode(message)?;
     let leader = request.leader.ok_or(RpcError::LeaderFieldMissing)?;
     let proclaimed = async {
-        let lease = lease_or_new(services, leader.lease).await?;
-        set_value(services, &leader.key, leader.rev, lease, request.value).await
+        let lease = lease_or_new(services, metadata, leader.lease).await?;
+        set_value(services, metadata, &leader.key, leader.rev, lease, request.value).await
     };
     proclaimed.await.map_err(without_code)
 }
@@ -64,6 +77,7 @@ pub(super) async fn proclaim(services: &Services, message: Bytes) -> Result<Answ
 /// Changes the value of a key in line, if it is still the one created then.
 async fn set_value(
     services: &Services,
+    metadata: &Metadata,
     key: &Bytes,
     create_revision: i64,
     lease: i64,
@@ -71,7 +85,7 @@ async fn set_value(
 ) -> Result<Answer, RpcError> {
     let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
     let request = if_created_at(key, create_revision, Op::RequestPut(put));
-    let answer = kv::txn(services, encoded(&request)).await?;
+    let answer = kv::txn(services, metadata, encoded(&request)).await?;
     if !own_message::<pb::TxnResponse>(&answer.body).succeeded {
         return Err(RpcError::ElectionNotLeader);
     }
@@ -79,17 +93,28 @@ async fn set_value(
 }
 
 /// Leaves the line. Who does not stand there any more has nothing left to do.
-pub(super) async fn resign(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn resign(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: ResignRequest = decode(message)?;
     let leader = request.leader.ok_or(RpcError::LeaderFieldMissing)?;
-    let removed = kv::txn(services, encoded(&removal(&leader.key, leader.rev))).await;
+    let removal = encoded(&removal(&leader.key, leader.rev));
+    let removed = kv::txn(services, metadata, removal).await;
     removed.map(|answer| Answer { body: Bytes::new(), ..answer }).map_err(without_code)
 }
 
-pub(super) async fn leader(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn leader(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: LeaderRequest = decode(message)?;
     services.node.read_barrier().await.map_err(without_code)?;
-    let (revision, leader) = first(services, &Line::of(&request.name)).map_err(without_code)?;
+    let line = Line::of(&request.name);
+    guard::permit(services, metadata, reading(&line.first())).await.map_err(without_code)?;
+    let (revision, leader) = first(services, &line).map_err(without_code)?;
     let kv = Some(leader.ok_or(RpcError::ElectionNoLeader)?);
     Ok(Answer::message(HeaderKind::Full { revision }, &LeaderResponse { header: None, kv }))
 }
@@ -116,7 +141,7 @@ pub(super) struct Observe {
 }
 
 enum State {
-    /// This member may be behind the others.
+    /// This member may be behind the others, or the caller be one who may not look.
     Waiting(Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>),
     Looking,
     Watching {
@@ -127,12 +152,25 @@ enum State {
     Done,
 }
 
+/// Asked once, as for a watch.
+async fn may_observe(
+    services: Arc<Services>,
+    credentials: Credentials,
+    first: pb::RangeRequest,
+) -> Result<(), RpcError> {
+    services.node.read_barrier().await?;
+    guard::permit_with(&services, &credentials, reading(&first)).await.map(drop)
+}
+
 impl Observe {
-    pub(super) fn open(services: &Arc<Services>, message: Bytes) -> Result<Self, RpcError> {
+    pub(super) fn open(
+        services: &Arc<Services>,
+        metadata: &Metadata,
+        message: Bytes,
+    ) -> Result<Self, RpcError> {
         let request: LeaderRequest = decode(message)?;
-        let node = services.node.clone();
-        let fresh = Box::pin(async move { node.read_barrier().await });
         let line = Line::of(&request.name);
+        let fresh = Box::pin(may_observe(services.clone(), metadata.credentials(), line.first()));
         let services = services.clone();
         Ok(Observe { services, line, told: None, state: State::Waiting(fresh) })
     }

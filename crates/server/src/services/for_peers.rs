@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::auth::Action;
 use retcd_state_machine::cluster::Member;
 use retcd_state_machine::lease::KeepAliveError;
 use retcd_state_machine::mvcc::HashKv;
 
-use super::{Services, cluster, lease};
+use super::{Services, cluster, guard, lease};
+use crate::grpc::Credentials;
 use crate::peer::{Later, LeaseError, PeerRequests, Versions};
 
 /// How long a renewal waits for the grant, or for the revoke of a lease past its time.
@@ -31,12 +33,14 @@ impl PeerRequests for ForPeers {
         Versions { storage: cluster.clone(), cluster }
     }
 
-    fn promote(&self, id: u64, _token: Option<String>) -> Later<Result<Vec<Member>, RpcError>> {
+    fn promote(&self, id: u64, token: Option<String>) -> Later<Result<Vec<Member>, RpcError>> {
         let services = self.services.clone();
         Box::pin(async move {
             if !services.node.is_leader() {
                 return Err(RpcError::NotLeader);
             }
+            let credentials = token.map_or(Credentials::Nothing, Credentials::Token);
+            guard::permit_with(&services, &credentials, Action::Administer).await?;
             cluster::promote(&services, id).await
         })
     }

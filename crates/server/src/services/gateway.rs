@@ -34,11 +34,12 @@ impl Backstage<'_> {
         &self,
         services: S,
         method: &str,
-        headers: &HeaderMap,
+        headers: HeaderMap,
     ) -> Result<Begun<S>, RpcError> {
         let rpc = Rpc::from_path(method).ok_or_else(|| unknown_method(method))?;
-        let metadata = Metadata::from_headers(headers)?;
-        let traced = self.tracer.and_then(|tracer| tracer.begin(rpc.path(), headers));
+        let traced = self.tracer.and_then(|tracer| tracer.begin(rpc.path(), &headers));
+        // Whatever certificate the connection has, it says nothing here: see `services::http`.
+        let metadata = Metadata::new(headers, None)?;
         let call = Call::begin(services, rpc, &metadata, traced);
         Ok(Begun { rpc, metadata, call })
     }
@@ -63,7 +64,7 @@ impl retcd_gateway::Services for Backstage<'_> {
         request: Bytes,
     ) -> Result<Bytes, RpcError> {
         let services = self.services;
-        let Begun { metadata, mut call, .. } = self.begin(&**services, method, &metadata)?;
+        let Begun { metadata, mut call, .. } = self.begin(&**services, method, metadata)?;
         call.received(&request);
         let answer = carry_out(&mut call, &metadata, request, None).await;
         call.end(answer.as_ref().err());
@@ -80,7 +81,7 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         request: Bytes,
     ) -> Result<Box<dyn Answers>, RpcError> {
-        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, &metadata)?;
+        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, metadata)?;
         let call = call.shared();
         call.lock().received(&request);
         opened(super::server_stream(rpc, self.services, &metadata, request), call)
@@ -92,7 +93,7 @@ impl retcd_gateway::Services for Backstage<'_> {
         metadata: HeaderMap,
         requests: Requests,
     ) -> Result<Box<dyn Answers>, RpcError> {
-        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, &metadata)?;
+        let Begun { rpc, metadata, call } = self.begin(self.services.clone(), method, metadata)?;
         let call = call.shared();
         let requests = Source::Other(Box::new(JsonRequests { requests, call: call.clone() }));
         opened(super::bidi_stream(rpc, self.services, &metadata, requests), call)

@@ -2,9 +2,11 @@
 //! about.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use retcd_api::CLUSTER_VERSION;
 use retcd_api::etcdserverpb::{AlarmType, RangeRequest};
@@ -13,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Services;
 use super::gateway::Backstage;
 use crate::grpc::Body;
-use crate::grpc::connection::Settings;
+use crate::grpc::connection::{Client, Settings};
 use crate::http::{self as operators, Alarm, HealthSource, RaftVars, Scope, access};
 use crate::metrics::{Metrics, Sources};
 use crate::node::read_error;
@@ -21,9 +23,14 @@ use crate::node::read_error;
 /// Where a request that turns its connection into a WebSocket leaves the call that is to be made there.
 pub(crate) type UpgradeSlot = Mutex<Option<retcd_gateway::Upgrade>>;
 
+/// What a refused client may still send until it hears so.
+const DRAINED_BYTES_MAX: usize = 64 << 10;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer<B>(
     request: Request<B>,
+    client: &Client,
     settings: &Settings,
     services: &Arc<Services>,
     upgrade: &UpgradeSlot,
@@ -41,6 +48,10 @@ where
     {
         return refusal.map(Body::Plain);
     }
+    if let Some(refusal) = refuse_common_name(&request, client, services) {
+        drain(request.into_body()).await;
+        return refusal.map(Body::Plain);
+    }
     let mut allowed = HeaderMap::new();
     access::allow_origin(request.headers(), &config.cors, &mut allowed);
     let mut response = if request.method() == Method::OPTIONS {
@@ -53,6 +64,42 @@ where
     };
     response.headers_mut().extend(allowed);
     response
+}
+
+/// The gateway makes all calls by itself, so a name in a certificate is nobody's there. Who believes to be known by it is
+/// told, since the call would be one of somebody else, or of nobody.
+fn refuse_common_name<B>(
+    request: &Request<B>,
+    client: &Client,
+    services: &Services,
+) -> Option<Response<Bytes>> {
+    let is_named = client.common_name.as_ref().is_some_and(|name| !name.is_empty());
+    if !is_named
+        || !services.config.enable_grpc_gateway
+        || !services.reader.auth_is_enabled()
+        || !request.uri().path().starts_with("/v3/")
+    {
+        return None;
+    }
+    let text = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+    Some(operators::error(StatusCode::BAD_REQUEST, text))
+}
+
+/// Takes what a refused client is still sending, within bounds: over HTTP/2 some clients take an answer that overtakes
+/// their request for a broken stream.
+async fn drain<B>(mut body: B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let all = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_PATIENCE, all).await;
 }
 
 async fn gateway<B>(
@@ -188,6 +235,7 @@ impl Sources for Services {
         metrics
             .mvcc_compact_revision
             .set_count(self.reader.compacted_revision().max(0).cast_unsigned());
+        metrics.auth_revision.set_count(self.reader.auth_revision());
         let census = self.reader.census();
         metrics.mvcc_keys_total.set_count(census.live_versions);
         metrics.mvcc_versions.with(["live"]).set_count(census.live_versions);

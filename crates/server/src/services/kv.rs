@@ -12,41 +12,66 @@ use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::auth::{Action, Identity};
 use retcd_state_machine::mvcc::{self, Chunk};
 use retcd_state_machine::{ReadError, Response, check};
 
 use super::{Answer, HeaderKind, Services, decode, guard};
-use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, frame_prefix};
+use crate::grpc::{Credentials, FRAME_PREFIX_BYTES, MessageStream, Metadata, frame_prefix};
 use crate::node::{Request, read_error};
 
-pub(super) async fn put(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn put(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::PutRequest = decode(message.clone())?;
     guard::quota(services, check::charge::put(&request)).await?;
     check::put(&request).map_err(|rejection| RpcError::from(&rejection))?;
     drop(request);
-    services.node.propose(Request::Put, &message)?.await.map(Answer::from)
+    let caller = guard::caller(services, metadata).await?;
+    services.node.propose(Request::Put, &message, caller.as_ref())?.await.map(Answer::from)
 }
 
-pub(super) async fn delete_range(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn delete_range(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::DeleteRangeRequest = decode(message.clone())?;
     check::delete_range(&request).map_err(|rejection| RpcError::from(&rejection))?;
     drop(request);
-    services.node.propose(Request::DeleteRange, &message)?.await.map(Answer::from)
+    let caller = guard::caller(services, metadata).await?;
+    services.node.propose(Request::DeleteRange, &message, caller.as_ref())?.await.map(Answer::from)
 }
 
-pub(super) async fn range(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn range(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::RangeRequest = decode(message)?;
     check::range(&request).map_err(|rejection| RpcError::from(&rejection))?;
     if !request.serializable {
         services.node.read_barrier().await?;
     }
+    let caller = guard::permit(services, metadata, reading(&request)).await?;
     let started = Instant::now();
     let range = services.reader.range(&request);
     services.node.metrics().range_took(range.is_ok(), started.elapsed());
+    guard::is_current(services, caller.as_ref())?;
     read(range)
 }
 
-pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) fn reading(request: &pb::RangeRequest) -> Action<'_> {
+    Action::Read { key: &request.key, range_end: &request.range_end }
+}
+
+pub(super) async fn txn(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::TxnRequest = decode(message.clone())?;
     guard::quota(services, check::charge::txn(&request)).await?;
     check::txn(&request, services.config.max_txn_ops)
@@ -55,15 +80,25 @@ pub(super) async fn txn(services: &Services, message: Bytes) -> Result<Answer, R
         if !check::is_serializable(&request) {
             services.node.read_barrier().await?;
         }
-        return read(services.reader.txn_read_only(&request));
+        let caller = guard::permit(services, metadata, Action::Txn(&request)).await?;
+        let response = services.reader.txn_read_only(&request);
+        guard::is_current(services, caller.as_ref())?;
+        return read(response);
     }
     drop(request);
-    services.node.propose(Request::Txn, &message)?.await.map(Answer::from)
+    let caller = guard::caller(services, metadata).await?;
+    services.node.propose(Request::Txn, &message, caller.as_ref())?.await.map(Answer::from)
 }
 
-pub(super) async fn compact(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn compact(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let request: pb::CompactionRequest = decode(message.clone())?;
-    let answer = services.node.propose(Request::Compaction, &message)?.await.map(Answer::from);
+    let pending = services.node.propose(Request::Compaction, &message, None)?;
+    let answer = pending.await.map(Answer::from);
     if request.physical {
         // A compaction that was refused waits too: the work of the one before may still be under way.
         services.node.compacted_physically(services.reader.compacted_revision()).await?;
@@ -86,23 +121,38 @@ pub(super) struct RangeStream {
 }
 
 enum Opened {
-    /// A linearizable stream waits until this member is fresh enough.
-    Waiting(pb::RangeRequest, std::pin::Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>),
-    Reading(mvcc::RangeStream),
+    /// A linearizable stream waits until this member is fresh enough; and whose it is must be known.
+    Waiting(pb::RangeRequest, Permission),
+    Reading(mvcc::RangeStream, Option<Identity>),
     Done,
 }
 
+type Permission =
+    std::pin::Pin<Box<dyn Future<Output = Result<Option<Identity>, RpcError>> + Send>>;
+
+/// Waits until the stream may read.
+async fn permission(
+    services: Arc<Services>,
+    credentials: Credentials,
+    request: pb::RangeRequest,
+) -> Result<Option<Identity>, RpcError> {
+    if !request.serializable {
+        services.node.read_barrier().await?;
+    }
+    guard::permit_with(&services, &credentials, reading(&request)).await
+}
+
 impl RangeStream {
-    pub(super) fn open(services: &Arc<Services>, message: Bytes) -> Result<Self, RpcError> {
+    pub(super) fn open(
+        services: &Arc<Services>,
+        metadata: &Metadata,
+        message: Bytes,
+    ) -> Result<Self, RpcError> {
         let request: pb::RangeRequest = decode(message)?;
         check::range_stream(&request).map_err(|rejection| RpcError::from(&rejection))?;
-        let waiting: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = if request.serializable {
-            Box::pin(std::future::ready(Ok(())))
-        } else {
-            let node = services.node.clone();
-            Box::pin(async move { node.read_barrier().await })
-        };
-        Ok(RangeStream { services: services.clone(), opened: Opened::Waiting(request, waiting) })
+        let permission = permission(services.clone(), metadata.credentials(), request.clone());
+        let opened = Opened::Waiting(request, Box::pin(permission));
+        Ok(RangeStream { services: services.clone(), opened })
     }
 
     fn frame(&self, chunk: Chunk) -> Bytes {
@@ -132,26 +182,29 @@ impl MessageStream for RangeStream {
     ) -> Poll<Option<Result<Bytes, RpcError>>> {
         loop {
             match &mut self.opened {
-                Opened::Waiting(request, fresh) => {
-                    let result = match std::task::ready!(fresh.as_mut().poll(context)) {
-                        Ok(()) => {
+                Opened::Waiting(request, permission) => {
+                    let result = match std::task::ready!(permission.as_mut().poll(context)) {
+                        Ok(caller) => {
                             let chunk_bytes = self.services.config.max_request_bytes;
                             let stream = self.services.reader.range_stream(request, chunk_bytes);
-                            stream.map_err(read_error)
+                            stream.map(|stream| (stream, caller)).map_err(read_error)
                         }
                         Err(error) => Err(error),
                     };
                     match result {
-                        Ok(stream) => self.opened = Opened::Reading(stream),
+                        Ok((stream, caller)) => self.opened = Opened::Reading(stream, caller),
                         Err(error) => {
                             self.opened = Opened::Done;
                             return Poll::Ready(Some(Err(error)));
                         }
                     }
                 }
-                Opened::Reading(stream) => {
+                Opened::Reading(stream, caller) => {
                     let next = match stream.next() {
-                        None => None,
+                        None => {
+                            let caller = caller.take();
+                            guard::is_current(&self.services, caller.as_ref()).err().map(Err)
+                        }
                         Some(Ok(chunk)) => Some(Ok(self.frame(chunk))),
                         Some(Err(error)) => Some(Err(read_error(error))),
                     };

@@ -9,30 +9,38 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::auth::Action;
 use retcd_state_machine::check;
 use retcd_state_machine::lease::{KeepAliveError, MAX_TTL_SECS};
 
 use super::kv::encoded;
 use super::{Answer, HeaderKind, Services, decode, guard};
 use crate::grpc::connection::Requests;
-use crate::grpc::{MessageStream, frame_prefix};
+use crate::grpc::{Credentials, MessageStream, Metadata, frame_prefix};
 use crate::node::Request;
 use crate::node::mailbox::Pending;
 use crate::peer::LeaseError;
 use crate::peer::client::{self, Client};
 
-pub(super) async fn grant(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn grant(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let mut request: pb::LeaseGrantRequest = decode(message)?;
     guard::quota(services, check::charge::LEASE_GRANT).await?;
     if request.ttl > MAX_TTL_SECS {
         return Err(RpcError::LeaseTtlTooLarge);
     }
+    let caller = guard::somebody(services, metadata).await?;
     let is_chosen_here = request.id == 0;
     loop {
         if is_chosen_here {
             request.id = services.node.new_lease_id();
         }
-        let outcome = services.node.propose(Request::LeaseGrant, &encoded(&request))?.await;
+        let pending =
+            services.node.propose(Request::LeaseGrant, &encoded(&request), caller.as_ref())?;
+        let outcome = pending.await;
         match outcome {
             // The id was chosen by this member, so the client can do nothing about it: choose again.
             Err(RpcError::LeaseExist) if is_chosen_here => {}
@@ -41,13 +49,27 @@ pub(super) async fn grant(services: &Services, message: Bytes) -> Result<Answer,
     }
 }
 
-pub(super) async fn revoke(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn revoke(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     decode::<pb::LeaseRevokeRequest>(message.clone())?;
-    services.node.propose(Request::LeaseRevoke, &message)?.await.map(Answer::from)
+    let caller = guard::somebody(services, metadata).await?;
+    services.node.propose(Request::LeaseRevoke, &message, caller.as_ref())?.await.map(Answer::from)
 }
 
-pub(super) async fn time_to_live(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn time_to_live(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::LeaseTimeToLiveRequest = decode(message)?;
+    let auth_revision = services.reader.auth_revision();
+    guard::somebody(services, metadata).await?;
+    if request.keys {
+        guard::permit(services, metadata, Action::ReadLease(request.id)).await?;
+    }
     let (response, revision) = if services.node.is_leader() {
         services.node.read_barrier().await?;
         look_up(services, request.id, request.keys)
@@ -55,6 +77,12 @@ pub(super) async fn time_to_live(services: &Services, message: Bytes) -> Result<
         let response = ask_leader_for_time(services, &request).await?;
         (response, services.reader.revision())
     };
+    if request.keys
+        && services.reader.auth_is_enabled()
+        && auth_revision != services.reader.auth_revision()
+    {
+        return Err(RpcError::AuthOldRevision);
+    }
     Ok(Answer::message(HeaderKind::Full { revision }, &response))
 }
 
@@ -118,10 +146,11 @@ pub(super) async fn renew(services: &Services, id: i64) -> Result<i64, KeepAlive
         // The stored remainder must be gone before the client hears of the renewal, or a new leader could cut it short.
         let checkpoint = pb::LeaseCheckpoint { id, remaining_ttl: 0 };
         let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
-        let cleared = match services.node.propose(Request::LeaseCheckpoint, &encoded(&request)) {
-            Ok(pending) => pending.await,
-            Err(error) => Err(error),
-        };
+        let cleared =
+            match services.node.propose(Request::LeaseCheckpoint, &encoded(&request), None) {
+                Ok(pending) => pending.await,
+                Err(error) => Err(error),
+            };
         cleared.map_err(|_| KeepAliveError::NotPrimary)?;
     }
     services.node.metrics().lease_renewed_total.increment();
@@ -155,11 +184,14 @@ async fn renew_at_leader(services: Arc<Services>, id: i64) -> Result<i64, RpcErr
     Err(if node.leader().is_none() { RpcError::NoLeader } else { RpcError::Timeout })
 }
 
-pub(super) fn leases(services: &Services) -> Answer {
+pub(super) async fn leases(services: &Services, metadata: &Metadata) -> Result<Answer, RpcError> {
+    guard::somebody(services, metadata).await?;
+    let caller = guard::permit(services, metadata, Action::ReadAllLeases).await?;
     let leases =
         services.reader.lessor().leases().into_iter().map(|id| pb::LeaseStatus { id }).collect();
     let header = HeaderKind::Full { revision: services.reader.revision() };
-    Answer::message(header, &pb::LeaseLeasesResponse { header: None, leases })
+    guard::is_current(services, caller.as_ref())?;
+    Ok(Answer::message(header, &pb::LeaseLeasesResponse { header: None, leases }))
 }
 
 /// Between two attempts at a leader that does not answer.
@@ -175,6 +207,7 @@ const REVOKE_POLL: Duration = Duration::from_millis(50);
 /// revoke of a lease past its time, and the log entry that clears a stored remainder.
 pub(super) struct KeepAlive {
     services: Arc<Services>,
+    credentials: Credentials,
     requests: Requests,
     waiting: Option<Waiting>,
     end: End,
@@ -194,6 +227,8 @@ struct Waiting {
 }
 
 enum What {
+    /// Whether the caller may renew the lease.
+    Permission(Pin<Box<dyn Future<Output = Result<Leads, RpcError>> + Send>>),
     /// The leader is not sure yet.
     Barrier(Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>),
     /// The lease is past its time: when this ends, look again.
@@ -205,8 +240,27 @@ enum What {
 }
 
 impl KeepAlive {
-    pub(super) fn open(services: &Arc<Services>, requests: Requests) -> Self {
-        KeepAlive { services: services.clone(), requests, waiting: None, end: End::NotYet }
+    pub(super) fn open(services: &Arc<Services>, metadata: &Metadata, requests: Requests) -> Self {
+        KeepAlive {
+            services: services.clone(),
+            credentials: metadata.credentials(),
+            requests,
+            waiting: None,
+            end: End::NotYet,
+        }
+    }
+
+    /// Looks whether the caller may renew the lease, where that is asked; else renews it.
+    fn admit(
+        &self,
+        response: pb::LeaseKeepAliveResponse,
+        output: &mut BytesMut,
+    ) -> Result<Option<Waiting>, RpcError> {
+        if !self.services.reader.auth_is_enabled() {
+            return self.begin(response, output);
+        }
+        let permission = may_renew(self.services.clone(), self.credentials.clone(), response.id);
+        Ok(Some(Waiting { response, what: What::Permission(Box::pin(permission)) }))
     }
 
     /// Renews the lease that `response` names, or has it renewed: writes the answer, or says what it must wait for.
@@ -241,8 +295,9 @@ impl KeepAlive {
                 if renewed.needs_checkpoint_clear {
                     let checkpoint = pb::LeaseCheckpoint { id: response.id, remaining_ttl: 0 };
                     let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+                    let node = &self.services.node;
                     let pending =
-                        self.services.node.propose(Request::LeaseCheckpoint, &encoded(&request))?;
+                        node.propose(Request::LeaseCheckpoint, &encoded(&request), None)?;
                     return Ok(Some(Waiting { response, what: What::CheckpointCleared(pending) }));
                 }
                 self.services.node.metrics().lease_renewed_total.increment();
@@ -270,6 +325,18 @@ impl KeepAlive {
         output: &mut BytesMut,
     ) -> Poll<Result<(), RpcError>> {
         match &mut waiting.what {
+            What::Permission(permission) => match permission.as_mut().poll(context) {
+                Poll::Pending => {
+                    self.waiting = Some(waiting);
+                    return Poll::Pending;
+                }
+                Poll::Ready(outcome) => {
+                    self.waiting = match outcome? {
+                        Leads::Surely => self.renew(waiting.response, output)?,
+                        Leads::PerhapsNot => self.begin(waiting.response, output)?,
+                    };
+                }
+            },
             What::Barrier(barrier) => match barrier.as_mut().poll(context) {
                 Poll::Pending => {
                     self.waiting = Some(waiting);
@@ -333,9 +400,35 @@ impl KeepAlive {
                 .message(self.services.reader.revision(), self.services.node.term());
             let response =
                 pb::LeaseKeepAliveResponse { header: Some(header), id: request.id, ttl: 0 };
-            self.waiting = self.begin(response, output)?;
+            self.waiting = self.admit(response, output)?;
         }
     }
+}
+
+/// What is known of this member when a caller may renew a lease.
+enum Leads {
+    /// It has passed the read barrier as the leader.
+    Surely,
+    PerhapsNot,
+}
+
+/// Who renews a lease decides how long its keys live.
+async fn may_renew(
+    services: Arc<Services>,
+    credentials: Credentials,
+    id: i64,
+) -> Result<Leads, RpcError> {
+    let caller = guard::identify(&services, &credentials).await?;
+    guard::is_somebody(&services, caller.as_ref())?;
+    let leads = if services.node.is_leader() {
+        services.node.read_barrier().await?;
+        Leads::Surely
+    } else {
+        Leads::PerhapsNot
+    };
+    let permitted = services.reader.permit(caller.as_ref(), Action::ChangeLease(id));
+    permitted.map_err(|rejection| RpcError::from(&rejection))?;
+    Ok(leads)
 }
 
 fn push(response: &pb::LeaseKeepAliveResponse, output: &mut BytesMut) {

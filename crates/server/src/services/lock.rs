@@ -8,17 +8,26 @@ use retcd_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
 
 use super::waiting_line::{Line, Place, Turn, lease_or_new, without_code};
 use super::{Answer, HeaderKind, Services, decode, kv};
+use crate::grpc::Metadata;
 
-pub(super) async fn lock(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn lock(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request = decode(message)?;
-    acquire(services, request).await.map_err(without_code)
+    acquire(services, metadata, request).await.map_err(without_code)
 }
 
 /// Takes the lock. A caller that has it already, by the same lease, is told so at once.
-async fn acquire(services: &Services, request: LockRequest) -> Result<Answer, RpcError> {
-    let lease = lease_or_new(services, request.lease).await?;
+async fn acquire(
+    services: &Services,
+    metadata: &Metadata,
+    request: LockRequest,
+) -> Result<Answer, RpcError> {
+    let lease = lease_or_new(services, metadata, request.lease).await?;
     let line = Line::of(&request.name);
-    let mut place = Place::enter(services, line, lease, Bytes::new()).await?;
+    let mut place = Place::enter(services, metadata, line, lease, Bytes::new()).await?;
     let revision = if place.is_first { place.entered_at } else { wait(&mut place).await? };
     let response = LockResponse { header: None, key: place.keep() };
     Ok(Answer::message(HeaderKind::Full { revision }, &response))
@@ -33,9 +42,13 @@ async fn wait(place: &mut Place<'_>) -> Result<i64, RpcError> {
 }
 
 /// Deletes the key, whosever it is: the key is all that a caller needs to have.
-pub(super) async fn unlock(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn unlock(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: UnlockRequest = decode(message)?;
     let delete = pb::DeleteRangeRequest { key: request.key, ..Default::default() };
-    let deleted = kv::delete_range(services, delete.encode_to_vec().into()).await;
+    let deleted = kv::delete_range(services, metadata, delete.encode_to_vec().into()).await;
     deleted.map(|answer| Answer { body: Bytes::new(), ..answer }).map_err(without_code)
 }

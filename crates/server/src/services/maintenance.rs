@@ -8,12 +8,14 @@ use retcd_api::etcdserverpb::alarm_request::AlarmAction;
 use retcd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use retcd_api::{CLUSTER_VERSION, ETCD_VERSION, membershippb};
 
-use super::{Answer, HeaderKind, Services, decode};
+use super::{Answer, HeaderKind, Services, decode, guard};
 use crate::background::Minor;
 use crate::config::Gate;
+use crate::grpc::Metadata;
 use crate::node::Request;
 
-pub(super) fn status(services: &Services) -> Answer {
+pub(super) async fn status(services: &Services, metadata: &Metadata) -> Result<Answer, RpcError> {
+    guard::somebody(services, metadata).await?;
     let status = services.node.status();
     let size = services.reader.size();
     let downgrade = services.reader.downgrade();
@@ -40,7 +42,7 @@ pub(super) fn status(services: &Services) -> Answer {
             target_version: downgrade.target_version,
         }),
     };
-    Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response)
+    Ok(Answer::message(HeaderKind::Full { revision: services.reader.revision() }, &response))
 }
 
 /// An alarm in protobuf's text form, as it stands among the errors of a status.
@@ -55,9 +57,14 @@ fn alarm_text(alarm: &pb::AlarmMember) -> String {
     fields.join(" ")
 }
 
-pub(super) async fn alarm(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn alarm(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
     let request: pb::AlarmRequest = decode(message.clone())?;
     if request.action() == AlarmAction::Get {
+        guard::somebody(services, metadata).await?;
         // The list is a linearizable read, as etcd sends it through the log.
         services.node.read_barrier().await?;
         let wanted = request.alarm();
@@ -70,16 +77,23 @@ pub(super) async fn alarm(services: &Services, message: Bytes) -> Result<Answer,
         let header = HeaderKind::Full { revision: services.reader.revision() };
         return Ok(Answer::message(header, &pb::AlarmResponse { header: None, alarms }));
     }
-    services.node.propose(Request::Alarm, &message)?.await.map(Answer::from)
+    guard::administrator(services, metadata).await?;
+    services.node.propose(Request::Alarm, &message, None)?.await.map(Answer::from)
 }
 
-pub(super) async fn hash(services: &Services) -> Result<Answer, RpcError> {
+pub(super) async fn hash(services: &Services, metadata: &Metadata) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let hash = services.node.hash().await?;
     let header = HeaderKind::Full { revision: services.reader.revision() };
     Ok(Answer::message(header, &pb::HashResponse { header: None, hash }))
 }
 
-pub(super) async fn hash_kv(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn hash_kv(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let request: pb::HashKvRequest = decode(message)?;
     let hash = services.node.hash_kv(request.revision).await?;
     let response = pb::HashKvResponse {
@@ -91,14 +105,23 @@ pub(super) async fn hash_kv(services: &Services, message: Bytes) -> Result<Answe
     Ok(Answer::message(HeaderKind::Full { revision: hash.current_revision }, &response))
 }
 
-pub(super) async fn defragment(services: &Services) -> Result<Answer, RpcError> {
+pub(super) async fn defragment(
+    services: &Services,
+    metadata: &Metadata,
+) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let stops = services.config.feature_gates.is_enabled(Gate::StopGrpcServiceOnDefrag);
     let _turned_away = stops.then(|| services.health.turn_away());
     services.node.defragment().await?;
     Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
 }
 
-pub(super) async fn move_leader(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn move_leader(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let request: pb::MoveLeaderRequest = decode(message)?;
     let (node, to) = (&services.node, request.target_id);
     if !node.is_leader() {
@@ -118,7 +141,12 @@ pub(super) async fn move_leader(services: &Services, message: Bytes) -> Result<A
     Ok(Answer { header: HeaderKind::None, body: Bytes::new() })
 }
 
-pub(super) async fn downgrade(services: &Services, message: Bytes) -> Result<Answer, RpcError> {
+pub(super) async fn downgrade(
+    services: &Services,
+    metadata: &Metadata,
+    message: Bytes,
+) -> Result<Answer, RpcError> {
+    guard::administrator(services, metadata).await?;
     let request: pb::DowngradeRequest = decode(message)?;
     let action = DowngradeAction::try_from(request.action)
         .map_err(|_| RpcError::other(Code::Unknown, "etcdserver: unknown method"))?;
@@ -154,6 +182,7 @@ async fn check_downgrade(services: &Services, target: &str) -> Result<Minor, Rpc
 
 async fn set_downgrade(services: &Services, enabled: bool, ver: String) -> Result<(), RpcError> {
     let request = membershippb::DowngradeInfoSetRequest { enabled, ver };
-    let pending = services.node.propose(Request::DowngradeInfoSet, &request.encode_to_vec())?;
+    let pending =
+        services.node.propose(Request::DowngradeInfoSet, &request.encode_to_vec(), None)?;
     pending.await.map(drop)
 }

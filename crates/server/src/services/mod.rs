@@ -4,6 +4,7 @@
 //! its header: the state machine builds it from stored bytes and nobody decodes it again. Streaming methods return an
 //! object that the connection polls ([`MessageStream`]).
 
+mod auth;
 mod client_requests;
 mod cluster;
 mod election;
@@ -37,6 +38,7 @@ use crate::config::Config;
 use crate::grpc::connection::Requests;
 use crate::grpc::{Body, Metadata};
 use crate::node::NodeHandle;
+use crate::tokens::{Hashing, Tokens};
 
 /// How the messages of a call flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +156,8 @@ pub(crate) struct Services {
     pub(crate) node: NodeHandle,
     pub(crate) reader: Reader,
     pub(crate) headers: header::Headers,
+    pub(crate) tokens: Tokens,
+    hashing: Hashing,
     health: Health,
 }
 
@@ -182,9 +186,15 @@ impl From<Response> for Answer {
 }
 
 impl Services {
-    pub(crate) fn new(config: Arc<Config>, node: NodeHandle, reader: Reader) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        node: NodeHandle,
+        reader: Reader,
+        tokens: Tokens,
+    ) -> Self {
         let headers = header::Headers::new(node.cluster_id(), node.member_id());
-        Services { config, node, reader, headers, health: Health::default() }
+        let hashing = Hashing::new(config.bcrypt_cost);
+        Services { config, node, reader, headers, tokens, hashing, health: Health::default() }
     }
 
     /// The header of an answer, as field 1 of its message. Empty when the response has none.
@@ -226,41 +236,39 @@ pub(crate) async fn unary(
     guard::leader(services, metadata)?;
     guard::learner(services, rpc, &message)?;
     match rpc {
-        Rpc::Put => kv::put(services, message).await,
-        Rpc::Range => kv::range(services, message).await,
-        Rpc::Txn => kv::txn(services, message).await,
-        Rpc::DeleteRange => kv::delete_range(services, message).await,
-        Rpc::Compact => Box::pin(kv::compact(services, message)).await,
-        Rpc::LeaseGrant => lease::grant(services, message).await,
-        Rpc::LeaseRevoke => lease::revoke(services, message).await,
-        Rpc::LeaseTimeToLive => Box::pin(lease::time_to_live(services, message)).await,
-        Rpc::LeaseLeases => Ok(lease::leases(services)),
-        Rpc::MemberAdd => Box::pin(cluster::member_add(services, message)).await,
-        Rpc::MemberRemove => Box::pin(cluster::member_remove(services, message)).await,
-        Rpc::MemberUpdate => Box::pin(cluster::member_update(services, message)).await,
-        Rpc::MemberList => cluster::member_list(services, message).await,
-        Rpc::MemberPromote => Box::pin(cluster::member_promote(services, message)).await,
-        Rpc::Alarm => maintenance::alarm(services, message).await,
-        Rpc::Status => Ok(maintenance::status(services)),
-        Rpc::Hash => maintenance::hash(services).await,
-        Rpc::HashKv => maintenance::hash_kv(services, message).await,
-        Rpc::MoveLeader => Box::pin(maintenance::move_leader(services, message)).await,
-        Rpc::Downgrade => maintenance::downgrade(services, message).await,
-        Rpc::Defragment => maintenance::defragment(services).await,
+        Rpc::Put => kv::put(services, metadata, message).await,
+        Rpc::Range => kv::range(services, metadata, message).await,
+        Rpc::Txn => kv::txn(services, metadata, message).await,
+        Rpc::DeleteRange => kv::delete_range(services, metadata, message).await,
+        Rpc::Compact => Box::pin(kv::compact(services, metadata, message)).await,
+        Rpc::LeaseGrant => lease::grant(services, metadata, message).await,
+        Rpc::LeaseRevoke => lease::revoke(services, metadata, message).await,
+        Rpc::LeaseTimeToLive => Box::pin(lease::time_to_live(services, metadata, message)).await,
+        Rpc::LeaseLeases => Box::pin(lease::leases(services, metadata)).await,
+        Rpc::MemberAdd => Box::pin(cluster::member_add(services, metadata, message)).await,
+        Rpc::MemberRemove => Box::pin(cluster::member_remove(services, metadata, message)).await,
+        Rpc::MemberUpdate => Box::pin(cluster::member_update(services, metadata, message)).await,
+        Rpc::MemberList => Box::pin(cluster::member_list(services, metadata, message)).await,
+        Rpc::MemberPromote => Box::pin(cluster::member_promote(services, metadata, message)).await,
+        Rpc::Alarm => Box::pin(maintenance::alarm(services, metadata, message)).await,
+        Rpc::Status => maintenance::status(services, metadata).await,
+        Rpc::Hash => Box::pin(maintenance::hash(services, metadata)).await,
+        Rpc::HashKv => Box::pin(maintenance::hash_kv(services, metadata, message)).await,
+        Rpc::MoveLeader => Box::pin(maintenance::move_leader(services, metadata, message)).await,
+        Rpc::Downgrade => Box::pin(maintenance::downgrade(services, metadata, message)).await,
+        Rpc::Defragment => Box::pin(maintenance::defragment(services, metadata)).await,
         Rpc::HealthCheck => services.health.check(&decode(message)?),
         Rpc::HealthList => Ok(services.health.list()),
-        Rpc::AuthStatus => {
-            Ok(Answer::at(services.reader.revision(), Bytes::from_static(&[0x18, 0x01])))
-        }
-        Rpc::Authenticate => Err(RpcError::AuthNotEnabled),
-        Rpc::Lock => Box::pin(lock::lock(services, message)).await,
-        Rpc::Unlock => Box::pin(lock::unlock(services, message)).await,
-        Rpc::Campaign => Box::pin(election::campaign(services, message)).await,
-        Rpc::Proclaim => Box::pin(election::proclaim(services, message)).await,
-        Rpc::Leader => Box::pin(election::leader(services, message)).await,
-        Rpc::Resign => Box::pin(election::resign(services, message)).await,
+        Rpc::Lock => Box::pin(lock::lock(services, metadata, message)).await,
+        Rpc::Unlock => Box::pin(lock::unlock(services, metadata, message)).await,
+        Rpc::Campaign => Box::pin(election::campaign(services, metadata, message)).await,
+        Rpc::Proclaim => Box::pin(election::proclaim(services, metadata, message)).await,
+        Rpc::Leader => Box::pin(election::leader(services, metadata, message)).await,
+        Rpc::Resign => Box::pin(election::resign(services, metadata, message)).await,
         Rpc::AuthEnable
         | Rpc::AuthDisable
+        | Rpc::AuthStatus
+        | Rpc::Authenticate
         | Rpc::UserAdd
         | Rpc::UserGet
         | Rpc::UserList
@@ -273,7 +281,9 @@ pub(crate) async fn unary(
         | Rpc::RoleList
         | Rpc::RoleDelete
         | Rpc::RoleGrantPermission
-        | Rpc::RoleRevokePermission => Err(not_available(rpc)),
+        | Rpc::RoleRevokePermission => {
+            Box::pin(auth::unary(rpc, services, metadata, message)).await
+        }
         Rpc::RangeStream
         | Rpc::Watch
         | Rpc::LeaseKeepAlive
@@ -294,10 +304,16 @@ pub(crate) fn server_stream(
     guard::leader(services, metadata)?;
     guard::learner_stream(services, rpc)?;
     let body = match rpc {
-        Rpc::RangeStream => Ok(Body::Stream(Box::new(kv::RangeStream::open(services, message)?))),
+        Rpc::RangeStream => {
+            Ok(Body::Stream(Box::new(kv::RangeStream::open(services, metadata, message)?)))
+        }
         Rpc::HealthWatch => Ok(Body::Stream(Box::new(services.health.watch(&decode(message)?)))),
-        Rpc::Observe => Ok(Body::Stream(Box::new(election::Observe::open(services, message)?))),
-        Rpc::Snapshot => Ok(Body::Stream(Box::new(snapshot::Snapshot::open(services, message)?))),
+        Rpc::Observe => {
+            Ok(Body::Stream(Box::new(election::Observe::open(services, metadata, message)?)))
+        }
+        Rpc::Snapshot => {
+            Ok(Body::Stream(Box::new(snapshot::Snapshot::open(services, metadata, message)?)))
+        }
         _ => Err(not_available(rpc)),
     }?;
     Ok(guard::WhileLed::wrap(body, services, metadata))
@@ -312,9 +328,9 @@ pub(crate) fn bidi_stream(
     guard::leader(services, metadata)?;
     guard::learner_stream(services, rpc)?;
     let body = match rpc {
-        Rpc::Watch => Ok(Body::Stream(Box::new(watch::Stream::open(services, requests)))),
+        Rpc::Watch => Ok(Body::Stream(Box::new(watch::Stream::open(services, metadata, requests)))),
         Rpc::LeaseKeepAlive => {
-            Ok(Body::Stream(Box::new(lease::KeepAlive::open(services, requests))))
+            Ok(Body::Stream(Box::new(lease::KeepAlive::open(services, metadata, requests))))
         }
         _ => Err(not_available(rpc)),
     }?;

@@ -13,10 +13,11 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use retcd_api::error::{Code, RpcError};
 use retcd_api::etcdserverpb as pb;
+use retcd_state_machine::auth::Action;
 use sha2::{Digest, Sha256};
 
-use super::{Services, decode};
-use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, frame_prefix};
+use super::{Services, decode, guard};
+use crate::grpc::{FRAME_PREFIX_BYTES, MessageStream, Metadata, frame_prefix};
 use crate::peer::Chunks;
 use crate::snapshot::Export;
 
@@ -37,10 +38,18 @@ enum Stage {
 }
 
 impl Snapshot {
-    pub(super) fn open(services: &Arc<Services>, message: Bytes) -> Result<Self, RpcError> {
+    pub(super) fn open(
+        services: &Arc<Services>,
+        metadata: &Metadata,
+        message: Bytes,
+    ) -> Result<Self, RpcError> {
         let pb::SnapshotRequest {} = decode(message)?;
-        let exporter = services.node.exporter();
-        Ok(Snapshot { stage: Stage::Opening(Box::pin(async move { exporter.for_client().await })) })
+        let (services, credentials) = (services.clone(), metadata.credentials());
+        let opening = async move {
+            guard::permit_with(&services, &credentials, Action::Administer).await?;
+            services.node.exporter().for_client().await
+        };
+        Ok(Snapshot { stage: Stage::Opening(Box::pin(opening)) })
     }
 }
 

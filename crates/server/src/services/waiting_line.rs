@@ -31,11 +31,13 @@ use retcd_api::etcdserverpb::request_op::Request as Op;
 use retcd_api::etcdserverpb::response_op::Response as OpResponse;
 use retcd_api::etcdserverpb::watch_create_request::FilterType;
 use retcd_api::mvccpb::KeyValue;
+use retcd_state_machine::auth::{Action, Identity};
 use retcd_state_machine::{Response, check};
 
 use super::kv::encoded;
 use super::watch::Subscription;
 use super::{Services, guard, lease};
+use crate::grpc::Metadata;
 use crate::node::mailbox::{Outcome, Pending};
 use crate::node::{NodeHandle, Request, read_error};
 
@@ -52,12 +54,16 @@ pub(super) fn without_code(error: RpcError) -> RpcError {
 }
 
 /// The lease that a call names, or a new one for 0.
-pub(super) async fn lease_or_new(services: &Services, lease: i64) -> Result<i64, RpcError> {
+pub(super) async fn lease_or_new(
+    services: &Services,
+    metadata: &Metadata,
+    lease: i64,
+) -> Result<i64, RpcError> {
     if lease != 0 {
         return Ok(lease);
     }
     let request = pb::LeaseGrantRequest { ttl: SESSION_TTL_SECS, id: 0 };
-    let answer = lease::grant(services, encoded(&request)).await?;
+    let answer = lease::grant(services, metadata, encoded(&request)).await?;
     Ok(own_message::<pb::LeaseGrantResponse>(&answer.body).id)
 }
 
@@ -115,6 +121,9 @@ impl Line {
 /// A key in a line, for the call that waits there. It is removed on drop, unless it was [kept](Self::keep).
 pub(super) struct Place<'a> {
     services: &'a Services,
+    metadata: &'a Metadata,
+    /// Who the caller was when it came.
+    caller: Option<Identity>,
     line: Line,
     key: Bytes,
     pub(super) create_revision: i64,
@@ -147,6 +156,7 @@ impl<'a> Place<'a> {
     /// Makes the key of `lease`, or finds the one that is there.
     pub(super) async fn enter(
         services: &'a Services,
+        metadata: &'a Metadata,
         line: Line,
         lease: i64,
         value: Bytes,
@@ -160,9 +170,10 @@ impl<'a> Place<'a> {
             failure: vec![op(Op::RequestRange(own)), op(Op::RequestRange(line.first()))],
         };
         guard::quota(services, check::charge::txn(&request)).await?;
-        let pending = services.node.propose(Request::Txn, &encoded(&request))?;
+        let caller = guard::caller(services, metadata).await?;
+        let pending = services.node.propose(Request::Txn, &encoded(&request), caller.as_ref())?;
         let entering =
-            Entering { node: services.node.clone(), key: key.clone(), pending: Some(pending) };
+            Entering { services, key: key.clone(), caller: caller.clone(), pending: Some(pending) };
         let Response { revision: entered_at, body } = entering.await?;
         let txn: pb::TxnResponse = own_message(&body);
         let [own, first] = txn.responses.try_into().expect("both branches have two operations");
@@ -171,6 +182,8 @@ impl<'a> Place<'a> {
         let is_first = first_kv(first).is_none_or(|kv| kv.create_revision == create_revision);
         Ok(Place {
             services,
+            metadata,
+            caller,
             line,
             key,
             create_revision,
@@ -194,7 +207,7 @@ impl<'a> Place<'a> {
     /// Waits until no older key is left.
     pub(super) async fn wait(&mut self) -> Result<Turn, RpcError> {
         loop {
-            let view = self.view()?;
+            let view = self.view().await?;
             if !view.is_in_line {
                 self.is_left_alone = true;
                 return Ok(Turn::Lost);
@@ -211,13 +224,13 @@ impl<'a> Place<'a> {
     /// The revision at which the key still stands, as of now in the whole cluster. `None` when it is lost.
     pub(super) async fn confirm(&mut self) -> Result<Option<i64>, RpcError> {
         self.services.node.read_barrier().await?;
-        let view = self.view()?;
+        let view = self.view().await?;
         self.is_left_alone |= !view.is_in_line;
         Ok(view.is_in_line.then_some(view.revision))
     }
 
     /// Looks at this member's state, which is never older than the place itself.
-    fn view(&self) -> Result<View, RpcError> {
+    async fn view(&self) -> Result<View, RpcError> {
         let own = pb::RangeRequest {
             key: self.key.clone(),
             min_create_revision: self.create_revision,
@@ -230,6 +243,7 @@ impl<'a> Place<'a> {
             success: vec![op(Op::RequestRange(own)), op(Op::RequestRange(before))],
             ..Default::default()
         };
+        guard::permit(self.services, self.metadata, Action::Txn(&request)).await?;
         let response = self.services.reader.txn_read_only(&request).map_err(read_error)?;
         let txn: pb::TxnResponse = own_message(&response.body);
         let [own, before] = txn.responses.try_into().expect("there are two operations");
@@ -244,21 +258,23 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.is_left_alone {
-            remove(&self.services.node, &self.key, self.create_revision);
+            let node = &self.services.node;
+            remove(node, &self.key, self.create_revision, self.caller.as_ref());
         }
     }
 }
 
 /// The transaction that makes a key, on its way. When the call goes away now, the key must go as soon as it is known
 /// whether this transaction made it.
-struct Entering {
-    node: NodeHandle,
+struct Entering<'a> {
+    services: &'a Services,
     key: Bytes,
+    caller: Option<Identity>,
     /// `None` once answered.
     pending: Option<Pending>,
 }
 
-impl Future for Entering {
+impl Future for Entering<'_> {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
@@ -269,26 +285,27 @@ impl Future for Entering {
     }
 }
 
-impl Drop for Entering {
+impl Drop for Entering<'_> {
     fn drop(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         // Without a runtime the thread is ending, and the member with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (node, key) = (self.node.clone(), std::mem::take(&mut self.key));
+        let (node, caller) = (self.services.node.clone(), self.caller.take());
+        let key = std::mem::take(&mut self.key);
         // Ends by itself: a pending call is answered within the request timeout.
         runtime.spawn(async move {
             let Ok(response) = pending.await else { return };
             if own_message::<pb::TxnResponse>(&response.body).succeeded {
-                remove(&node, &key, response.revision);
+                remove(&node, &key, response.revision, caller.as_ref());
             }
         });
     }
 }
 
-/// Removes a key whose call is gone. A queue that takes no more is that of a member that stops or is overloaded; the key
+/// Removes a key whose call is gone, as the caller that it had. A queue that takes no more is that of a member that stops or is overloaded; the key
 /// then goes with its lease.
-fn remove(node: &NodeHandle, key: &Bytes, create_revision: i64) {
-    let _ = node.propose_unattended(Request::Txn, &removal(key, create_revision));
+fn remove(node: &NodeHandle, key: &Bytes, create_revision: i64, caller: Option<&Identity>) {
+    let _ = node.propose_unattended(Request::Txn, &removal(key, create_revision), caller);
 }
 
 /// Deletes a key, if it is still the one created then.

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -15,14 +16,15 @@ use bytes::Bytes;
 use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb::watch_request::RequestUnion;
 use retcd_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use retcd_state_machine::auth::Action;
 use retcd_state_machine::backend::{Encoded, Failure};
 use retcd_state_machine::mvcc::Record;
 use retcd_state_machine::watch::{self, History, HistoryError, Hub, StreamId};
 use tokio::sync::Notify;
 
-use super::{Services, decode};
+use super::{Services, decode, guard};
 use crate::grpc::connection::Requests;
-use crate::grpc::{MessageReader, MessageStream};
+use crate::grpc::{Credentials, MessageReader, MessageStream, Metadata};
 use crate::node::{self, NodeHandle};
 
 /// A stream with more unread output than this is parked.
@@ -141,6 +143,15 @@ impl LocalHub {
             self.work.notify_one();
         }
         // Reading news for this stream wrote answers for others.
+        self.wake_ready();
+        self.count();
+    }
+
+    /// Answers a create request that is not permitted.
+    fn refuse(&mut self, id: StreamId, error: &RpcError) {
+        self.advance();
+        let reason = format!("rpc error: code = {} desc = {}", error.code(), error.message());
+        self.hub.refuse(id, &reason, &self.store);
         self.wake_ready();
         self.count();
     }
@@ -315,15 +326,71 @@ impl Subscription {
 
 /// One watch stream of a client.
 pub(super) struct Stream {
+    services: Arc<Services>,
+    credentials: Credentials,
     in_hub: HubStream,
     requests: Requests,
+    /// A create request whose caller may not be known yet.
+    permission: Option<Permission>,
     /// The client sends no more requests; events keep coming.
     is_half_closed: bool,
 }
 
+struct Permission {
+    request: WatchRequest,
+    is_permitted: Pin<Box<dyn Future<Output = Result<(), RpcError>> + Send>>,
+}
+
+/// Whether a caller may watch that. It is asked once, when the watcher is created.
+async fn may_watch(
+    services: Arc<Services>,
+    credentials: Credentials,
+    create: WatchCreateRequest,
+) -> Result<(), RpcError> {
+    // As in a range: an empty key stands for the first one there can be.
+    let key = if create.key.is_empty() { &b"\0"[..] } else { &create.key };
+    let action = Action::Read { key, range_end: &create.range_end };
+    guard::permit_with(&services, &credentials, action).await.map(drop)
+}
+
 impl Stream {
-    pub(super) fn open(_: &Arc<Services>, requests: Requests) -> Self {
-        Stream { in_hub: HubStream::open(), requests, is_half_closed: false }
+    pub(super) fn open(services: &Arc<Services>, metadata: &Metadata, requests: Requests) -> Self {
+        Stream {
+            services: services.clone(),
+            credentials: metadata.credentials(),
+            in_hub: HubStream::open(),
+            requests,
+            permission: None,
+            is_half_closed: false,
+        }
+    }
+
+    /// Carries a request out, unless its caller must be looked at first.
+    fn receive(&mut self, local: &mut LocalHub, request: WatchRequest) {
+        if self.services.reader.auth_is_enabled()
+            && let Some(RequestUnion::CreateRequest(create)) = &request.request_union
+            // A start that no store has is refused to everybody alike.
+            && create.start_revision >= 0
+        {
+            let (services, credentials) = (self.services.clone(), self.credentials.clone());
+            let is_permitted = Box::pin(may_watch(services, credentials, create.clone()));
+            self.permission = Some(Permission { request, is_permitted });
+        } else {
+            local.request(self.in_hub.0, request);
+        }
+    }
+
+    /// Goes on with the request that waits for its permission. Pending while that is not known.
+    fn decide(&mut self, local: &mut LocalHub, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(permission) = &mut self.permission {
+            let outcome = ready!(permission.is_permitted.as_mut().poll(context));
+            let request = self.permission.take().map(|permission| permission.request);
+            match outcome {
+                Ok(()) => local.request(self.in_hub.0, request.unwrap_or_default()),
+                Err(error) => local.refuse(self.in_hub.0, &error),
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Reads requests while the stream may answer them.
@@ -333,10 +400,13 @@ impl Stream {
         context: &mut Context<'_>,
     ) -> Result<(), RpcError> {
         while !self.is_half_closed && local.hub.accepts_requests(self.in_hub.0) {
+            if self.decide(local, context).is_pending() {
+                break;
+            }
             match self.requests.poll_next(context) {
                 Poll::Pending => break,
                 Poll::Ready(None) => self.is_half_closed = true,
-                Poll::Ready(Some(message)) => local.request(self.in_hub.0, decode(message?)?),
+                Poll::Ready(Some(message)) => self.receive(local, decode(message?)?),
             }
         }
         Ok(())

@@ -40,6 +40,7 @@ pub(crate) fn config(has_checkpoints: bool) -> Config {
             revoke_retry: Duration::from_secs(2),
         },
         learners_max: 1,
+        token_life: Duration::from_secs(300),
     }
 }
 

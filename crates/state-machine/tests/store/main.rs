@@ -6,8 +6,10 @@
     reason = "where a test is wrong it may fail"
 )]
 
+mod auth;
 mod concurrent;
 mod histories;
 mod member;
 mod model;
+mod permissions;
 mod scripts;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb::{ConfChange, ConfState, Entry, EntryType};
+use retcd_state_machine::auth::Identity;
 use retcd_state_machine::backend::{Backend, MemoryBackend};
 use retcd_state_machine::mvcc::CompactionStep;
 use retcd_state_machine::{Applied, Config, Reader, Rejection, Response, StateMachine};
@@ -17,6 +18,8 @@ pub(crate) struct Member {
     log: Vec<Entry>,
     conf_state: ConfState,
     pub(crate) now: Duration,
+    /// On whose behalf requests are proposed.
+    pub(crate) caller: Option<Identity>,
 }
 
 impl Member {
@@ -24,7 +27,15 @@ impl Member {
         let backend = Arc::new(MemoryBackend::new());
         let machine = StateMachine::open(Arc::clone(&backend) as _, config.clone()).unwrap();
         let now = Duration::ZERO;
-        Member { backend, config, machine, log: Vec::new(), conf_state: ConfState::default(), now }
+        Member {
+            backend,
+            config,
+            machine,
+            log: Vec::new(),
+            conf_state: ConfState::default(),
+            now,
+            caller: None,
+        }
     }
 
     pub(crate) fn reader(&self) -> Reader {
@@ -37,7 +48,9 @@ impl Member {
         mut request: pb::InternalRaftRequest,
     ) -> Result<Response, Rejection> {
         let id = self.log.len() as u64 + 1;
-        request.header = Some(pb::RequestHeader { id, ..Default::default() });
+        let (username, auth_revision) =
+            self.caller.clone().map(|caller| (caller.user, caller.revision)).unwrap_or_default();
+        request.header = Some(pb::RequestHeader { id, username, auth_revision });
         let applied = self.commit(EntryType::EntryNormal, request.encode_to_vec());
         assert_eq!(applied.request_id, id);
         applied.outcome

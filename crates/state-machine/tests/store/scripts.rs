@@ -15,6 +15,7 @@ use retcd_api::etcdserverpb::response_op::Response as OpResponse;
 use retcd_api::membershippb;
 use retcd_api::mvccpb::KeyValue;
 use retcd_api::raftpb::{ConfChange, ConfChangeType};
+use retcd_state_machine::auth::Action;
 use retcd_state_machine::cluster::Member as ClusterMember;
 use retcd_state_machine::mvcc::KeyValue as Stored;
 use retcd_state_machine::watch::History;
@@ -25,7 +26,7 @@ use super::member::{Member, request};
 #[test]
 fn scripts() -> std::io::Result<()> {
     let mut failures = Vec::new();
-    for area in ["alarm", "cluster", "mvcc", "txn"] {
+    for area in ["alarm", "auth", "cluster", "mvcc", "txn"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(area);
         let entries: Vec<_> = folder.read_dir()?.collect::<Result<_, _>>()?;
         let paths: BTreeSet<_> = entries.iter().map(std::fs::DirEntry::path).collect();
@@ -41,8 +42,8 @@ fn scripts() -> std::io::Result<()> {
 }
 
 /// What a script may say. `END` stands for the end of the key space.
-#[derive(goldenscript::Command)]
-enum Command {
+#[derive(Debug, goldenscript::Command)]
+pub(crate) enum Command {
     /// Puts keys, each as its own request.
     Put {
         #[arg(pos, many, optional)]
@@ -158,13 +159,78 @@ enum Command {
     /// The records of the backend.
     Records,
     Hash(i64),
-    /// What this release does not serve.
-    AuthEnable,
     Status,
+    /// On whose behalf all that follows is asked: `nobody`, or a user, as of the present auth revision or an older one.
+    As {
+        user: String,
+        #[arg(key, optional)]
+        revision: u64,
+    },
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    /// A user; the hash of its password is the password itself, in base64. Without one it has no password.
+    UserAdd {
+        name: String,
+        #[arg(key)]
+        password: Option<String>,
+    },
+    UserDelete(String),
+    UserGet(String),
+    UserList,
+    UserPasswd {
+        name: String,
+        #[arg(key, optional)]
+        password: String,
+    },
+    UserGrantRole {
+        user: String,
+        role: String,
+    },
+    UserRevokeRole {
+        user: String,
+        role: String,
+    },
+    RoleAdd(String),
+    RoleDelete(String),
+    RoleGet(String),
+    RoleList,
+    RoleGrant {
+        role: String,
+        kind: String,
+        key: String,
+        #[arg(optional)]
+        end: Option<String>,
+    },
+    RoleRevoke {
+        role: String,
+        key: String,
+        #[arg(optional)]
+        end: Option<String>,
+    },
+    /// Gives a user the token with these letters.
+    Login {
+        user: String,
+        letters: String,
+    },
+    /// Whose token this is, after so many more seconds.
+    Token {
+        token: String,
+        #[arg(key, optional)]
+        after: u64,
+    },
+    /// Whether the caller may do what the server asks for before the log, or without it.
+    May {
+        what: String,
+        #[arg(optional)]
+        lease: i64,
+    },
+    /// The buckets of users and roles.
+    AuthRecords,
 }
 
-struct Runner {
-    member: Member,
+pub(crate) struct Runner {
+    pub(crate) member: Member,
 }
 
 impl Runner {
@@ -172,7 +238,7 @@ impl Runner {
         Runner { member: Member::new(Config::default()) }
     }
 
-    fn propose(
+    pub(crate) fn propose(
         &mut self,
         set: impl FnOnce(&mut pb::InternalRaftRequest),
     ) -> Result<Response, Box<dyn Error>> {
@@ -180,13 +246,19 @@ impl Runner {
     }
 
     /// A request without an answer worth showing.
-    fn run_simple(
+    pub(crate) fn run_simple(
         &mut self,
         set: impl FnOnce(&mut pb::InternalRaftRequest),
     ) -> Result<String, Box<dyn Error>> {
         let response = self.propose(set)?;
         assert!(response.body.is_empty());
         Ok(format!("revision {}\n", response.revision))
+    }
+
+    /// What a server does before a read.
+    fn permit(&self, action: Action<'_>) -> Result<(), Box<dyn Error>> {
+        let permitted = self.member.reader().permit(self.member.caller.as_ref(), action);
+        permitted.map_err(|rejection| refusal(&rejection))
     }
 
     fn change_members(
@@ -207,7 +279,7 @@ impl Runner {
 }
 
 /// What a client sees of a refusal.
-fn refusal(rejection: &Rejection) -> Box<dyn Error> {
+pub(crate) fn refusal(rejection: &Rejection) -> Box<dyn Error> {
     RpcError::from(rejection).to_string().into()
 }
 
@@ -263,6 +335,7 @@ impl goldenscript::Runner for Runner {
                 };
                 (get.sort_order, get.sort_target) = (sort_order(order)?, sort_target(sort)?);
                 check::range(&get).map_err(|rejection| refusal(&rejection))?;
+                self.permit(Action::Read { key: &get.key, range_end: &get.range_end })?;
                 let response = self.member.reader().range(&get).map_err(read_refusal)?;
                 let answer = pb::RangeResponse::decode(&response.body[..])?;
                 write!(out, "{}", show_range(&answer))?;
@@ -310,6 +383,7 @@ impl goldenscript::Runner for Runner {
                     .map_err(|rejection| refusal(&rejection))?;
                 let response = if *read {
                     assert!(check::is_read_only(&txn), "the transaction writes");
+                    self.permit(Action::Txn(&txn))?;
                     self.member.reader().txn_read_only(&txn).map_err(read_refusal)?
                 } else {
                     self.propose(|request| request.txn = Some(txn))?
@@ -461,11 +535,6 @@ impl goldenscript::Runner for Runner {
                     hash.hash, hash.compact_revision, hash.hash_revision, hash.current_revision
                 )?;
             }
-            Command::AuthEnable => {
-                return self.run_simple(|request| {
-                    request.auth_enable = Some(pb::AuthEnableRequest::default());
-                });
-            }
             Command::Status => {
                 let reader = self.member.reader();
                 writeln!(
@@ -479,6 +548,7 @@ impl goldenscript::Runner for Runner {
                 writeln!(out, "cluster version {:?}", reader.cluster_version())?;
                 writeln!(out, "{:?}", reader.downgrade())?;
             }
+            about_users => return super::auth::run(self, about_users),
         }
         Ok(out)
     }
@@ -517,7 +587,7 @@ fn delete_request(key: &str, end: Option<&str>) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest { key: key.to_owned().into(), range_end: range_end(end), prev_kv: false }
 }
 
-fn range_end(end: Option<&str>) -> bytes::Bytes {
+pub(crate) fn range_end(end: Option<&str>) -> bytes::Bytes {
     match end {
         None => bytes::Bytes::new(),
         Some("END") => bytes::Bytes::from_static(b"\0"),
@@ -553,7 +623,7 @@ fn member(id: u64, url: &str, is_learner: bool) -> ClusterMember {
     ClusterMember { id, peer_urls: vec![url.to_owned()], is_learner, ..ClusterMember::default() }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
