@@ -3,7 +3,7 @@
 //! | kind | who knows it |
 //! |---|---|
 //! | simple | every member, since a log entry gave it out: see the state machine's `auth` |
-//! | [signed](Signer) (JWT) | nobody: it says by itself whose it is, and a signature proves it |
+//! | signed (JWT) | nobody: it says by itself whose it is, and a signature proves it |
 
 mod der;
 mod hashing;

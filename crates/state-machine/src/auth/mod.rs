@@ -8,7 +8,7 @@
 //!
 //! Everything here is replicated: it changes by log entries, stands in the buckets `auth`, `authUsers` and `authRoles`,
 //! and is the same on all members. Secrets are made before the proposal: a password comes as its hash, a token as its
-//! letters. Only [`Tokens`] are this member's own, since each member counts their time for itself.
+//! letters. Only `Tokens` are this member's own, since each member counts their time for itself.
 //!
 //! The *auth revision* counts the changes. An identity carries the one that it was found at; a request with an older one
 //! than the store's is refused, as what the user was allowed may have been taken away since. The client then logs in
