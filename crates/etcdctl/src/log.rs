@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::go::json;
+use retcd_command_line::go::json;
 
 pub(crate) fn unknown_environment(variable: &str) {
     line("warn", "unrecognized environment variable", &[("environment-variable", variable)]);
@@ -24,14 +24,18 @@ pub(crate) fn shadowed_environment(variable: &str) {
 
 /// No endpoint could be reached before the time ran out.
 pub(crate) fn retry(last_attempt: &str) {
+    eprintln!("{}", retry_line(last_attempt));
+}
+
+pub(crate) fn retry_line(last_attempt: &str) -> String {
     let error = format!(
         "rpc error: code = DeadlineExceeded desc = latest balancer error: last connection error: {last_attempt}"
     );
-    line(
+    text(
         "warn",
         "retrying of unary invoker failed",
         &[("logger", "etcd-client"), ("error", &error)],
-    );
+    )
 }
 
 /// What a long command is doing.
@@ -40,16 +44,19 @@ pub(crate) fn info(message: &str, facts: &[(&str, &str)]) {
 }
 
 fn line(level: &str, message: &str, facts: &[(&str, &str)]) {
+    eprintln!("{}", text(level, message, facts));
+}
+
+fn text(level: &str, message: &str, facts: &[(&str, &str)]) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let line = json::object(|object| {
+    json::object(|object| {
         object.string("level", level);
         object.string("ts", &timestamp(now.as_secs(), now.subsec_millis()));
         object.string("msg", message);
         for (name, value) in facts {
             object.string(name, value);
         }
-    });
-    eprintln!("{line}");
+    })
 }
 
 /// UTC as `2026-11-22T15:03:41.204Z`.

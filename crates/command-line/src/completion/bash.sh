@@ -1,6 +1,6 @@
-# bash completion for etcdctl                              -*- shell-script -*-
+# bash completion for PROGRAM                              -*- shell-script -*-
 
-__etcdctl_complete() {
+__PROGRAM_complete() {
     # Words as typed: bash itself would also split at ":" and "=".
     local line="${COMP_LINE:0:COMP_POINT}" words answer directive
     read -ra words <<<"$line"
@@ -25,4 +25,4 @@ __etcdctl_complete() {
     fi
 }
 
-complete -F __etcdctl_complete etcdctl
+complete -F __PROGRAM_complete PROGRAM

@@ -1,6 +1,6 @@
-# fish completion for etcdctl                              -*- shell-script -*-
+# fish completion for PROGRAM                              -*- shell-script -*-
 
-function __etcdctl_complete
+function __PROGRAM_complete
     set -l words (commandline -opc) (commandline -ct)
     set -l answer ($words[1] __complete $words[2..-1] 2>/dev/null)
     set -l directive $answer[-1]
@@ -12,5 +12,5 @@ function __etcdctl_complete
     end
 end
 
-complete -c etcdctl -e
-complete -c etcdctl -f -a '(__etcdctl_complete)'
+complete -c PROGRAM -e
+complete -c PROGRAM -f -a '(__PROGRAM_complete)'

@@ -6,10 +6,9 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::command::{Action, Command, EXTRA};
-use super::flags::{Flag, HELP};
-use super::help::{SECTIONS, about, default, kind, synopsis};
-use crate::commands::ROOT;
+use retcd_command_line::{Action, Command, EXTRA, Flag, HELP, about, default, kind, synopsis};
+
+use crate::commands::{HEADINGS, ROOT};
 use crate::session::GLOBAL_FLAGS;
 
 /// From the program down to a command.
@@ -94,7 +93,7 @@ fn markdown() -> String {
     let mut out = String::from(
         "# etcdctl\n\n\
          The command line client. Commands, flags, environment, output and exit codes are those of etcd 3.7.1's etcdctl.\n\n\
-         This document is generated from the program's own definitions; `crates/etcdctl/src/cli/manual.rs` says how.\n",
+         This document is generated from the program's own definitions; `crates/etcdctl/src/manual.rs` says how.\n",
     );
     out.push_str("\n## Options of every command\n\n");
     out.push_str(
@@ -111,7 +110,7 @@ fn markdown() -> String {
     for (code, meaning) in EXIT_CODES {
         writeln!(out, "| {code} | {meaning} |").unwrap();
     }
-    for (section, title) in SECTIONS {
+    for (section, title) in HEADINGS {
         writeln!(out, "\n## {title}").unwrap();
         let of_section =
             |path: &Vec<&'static Command>| path.len() > 1 && path[1].section == section;

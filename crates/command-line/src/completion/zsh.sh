@@ -1,9 +1,9 @@
-#compdef etcdctl
-compdef _etcdctl etcdctl
+#compdef PROGRAM
+compdef _PROGRAM PROGRAM
 
-# zsh completion for etcdctl                               -*- shell-script -*-
+# zsh completion for PROGRAM                               -*- shell-script -*-
 
-_etcdctl() {
+_PROGRAM() {
     local -a answer candidates
     local directive line word description
     answer=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
@@ -14,13 +14,13 @@ _etcdctl() {
         candidates+=("${word//:/\\:}${description:+:$description}")
     done
     if (( ${#candidates} )); then
-        _describe 'etcdctl' candidates
+        _describe 'PROGRAM' candidates
     elif [[ "$directive" == 0 ]]; then
         _files
     fi
 }
 
 # The file may be sourced, or found by zsh in its function path.
-if [ "$funcstack[1]" = "_etcdctl" ]; then
-    _etcdctl
+if [ "$funcstack[1]" = "_PROGRAM" ]; then
+    _PROGRAM
 fi

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Quotes bytes that are usually UTF-8.
-pub(crate) fn quote(bytes: &[u8]) -> String {
+pub fn quote(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
     out.push('"');
     for chunk in bytes.utf8_chunks() {
@@ -17,7 +17,7 @@ pub(crate) fn quote(bytes: &[u8]) -> String {
 }
 
 /// A list of strings as `%q` shows it: `["a" "b"]`.
-pub(crate) fn quote_list(items: &[Vec<u8>]) -> String {
+pub fn quote_list(items: &[Vec<u8>]) -> String {
     let quoted: Vec<String> = items.iter().map(|item| quote(item)).collect();
     format!("[{}]", quoted.join(" "))
 }
@@ -62,7 +62,7 @@ fn is_printable(c: char) -> bool {
 
 /// Reads a quoted string at the start of `input`; returns its bytes and what follows. `"` takes escapes, a backquote
 /// takes everything literally.
-pub(crate) fn unquote_prefix(input: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+pub fn unquote_prefix(input: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     match input.split_first()? {
         (b'`', rest) => {
             let end = rest.iter().position(|byte| *byte == b'`')?;

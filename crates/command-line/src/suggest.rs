@@ -4,7 +4,7 @@
 const DISTANCE_MAX: usize = 2;
 
 /// The names that are nearly `word`, or begin with it.
-pub(super) fn closest<'a>(
+pub(crate) fn closest<'a>(
     word: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> impl Iterator<Item = &'a str> {
@@ -16,7 +16,7 @@ pub(super) fn closest<'a>(
 }
 
 /// The end of an error text that names what may have been meant; empty when there is nothing to name.
-pub(super) fn did_you_mean(close: &[impl AsRef<str>]) -> String {
+pub(crate) fn did_you_mean(close: &[impl AsRef<str>]) -> String {
     if close.is_empty() {
         return String::new();
     }

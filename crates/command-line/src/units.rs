@@ -1,7 +1,7 @@
 //! Numbers for people.
 
 /// A size in SI units with two digits: `20 kB`, `2.1 GB`.
-pub(crate) fn size(bytes: i64) -> String {
+pub fn size(bytes: i64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let bytes = u64::try_from(bytes).unwrap_or(0);
     if bytes < 10 {
@@ -25,7 +25,7 @@ pub(crate) fn size(bytes: i64) -> String {
 }
 
 /// How much of a file is not in use, in whole percent rounded up.
-pub(super) fn percent_not_in_use(size: i64, in_use: i64) -> String {
+pub fn percent_not_in_use(size: i64, in_use: i64) -> String {
     let used = in_use.saturating_mul(100).checked_div(size).unwrap_or(100);
     format!("{}%", 100 - used)
 }

@@ -16,7 +16,7 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 /// Reads a duration of zero or more.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     let invalid = || format!("time: invalid duration {}", quote(text.as_bytes()));
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -66,7 +66,7 @@ fn in_nanos(number: &str, scale: u64) -> Option<u128> {
 }
 
 /// Writes a duration with the largest fitting unit and all digits that it has.
-pub(crate) fn format(duration: Duration) -> String {
+pub fn format(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     match nanos {
         0 => "0s".to_owned(),

@@ -10,18 +10,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 /// The fields of an object, or the items of an array, as they are written.
-pub(crate) struct Fields {
+pub struct Fields {
     out: String,
     is_first: bool,
 }
 
 /// Writes an object.
-pub(crate) fn object(fill: impl FnOnce(&mut Fields)) -> String {
+pub fn object(fill: impl FnOnce(&mut Fields)) -> String {
     enclosed('{', '}', fill)
 }
 
 /// Writes an array of values that are JSON already.
-pub(crate) fn array(items: impl IntoIterator<Item = String>) -> String {
+pub fn array(items: impl IntoIterator<Item = String>) -> String {
     let write = |fields: &mut Fields| {
         for item in items {
             fields.separate();
@@ -40,44 +40,40 @@ fn enclosed(open: char, close: char, fill: impl FnOnce(&mut Fields)) -> String {
 
 impl Fields {
     /// A value that is JSON already.
-    pub(crate) fn json(&mut self, name: &str, value: impl Display) {
+    pub fn json(&mut self, name: &str, value: impl Display) {
         self.separate();
         write!(self.out, "{}:{value}", text(name)).expect("a string takes everything");
     }
 
-    pub(crate) fn string(&mut self, name: &str, value: &str) {
+    pub fn string(&mut self, name: &str, value: &str) {
         self.json(name, text(value));
     }
 
-    pub(crate) fn string_unless_empty(&mut self, name: &str, value: &str) {
+    pub fn string_unless_empty(&mut self, name: &str, value: &str) {
         if !value.is_empty() {
             self.string(name, value);
         }
     }
 
-    pub(crate) fn strings_unless_empty(&mut self, name: &str, values: &[String]) {
+    pub fn strings_unless_empty(&mut self, name: &str, values: &[String]) {
         if !values.is_empty() {
             self.json(name, array(values.iter().map(|value| text(value))));
         }
     }
 
-    pub(crate) fn bytes_unless_empty(&mut self, name: &str, value: &[u8]) {
+    pub fn bytes_unless_empty(&mut self, name: &str, value: &[u8]) {
         if !value.is_empty() {
             self.json(name, bytes(value));
         }
     }
 
-    pub(crate) fn number_unless_zero<N: Display + Default + PartialEq>(
-        &mut self,
-        name: &str,
-        value: N,
-    ) {
+    pub fn number_unless_zero<N: Display + Default + PartialEq>(&mut self, name: &str, value: N) {
         if value != N::default() {
             self.json(name, value);
         }
     }
 
-    pub(crate) fn true_only(&mut self, name: &str, value: bool) {
+    pub fn true_only(&mut self, name: &str, value: bool) {
         if value {
             self.json(name, true);
         }
@@ -92,12 +88,12 @@ impl Fields {
 }
 
 /// Bytes as base64.
-pub(crate) fn bytes(value: &[u8]) -> String {
+pub fn bytes(value: &[u8]) -> String {
     format!("\"{}\"", STANDARD.encode(value))
 }
 
 /// A string with Go's escapes.
-pub(crate) fn text(value: &str) -> String {
+pub fn text(value: &str) -> String {
     let mut out = String::with_capacity(value.len() + 2);
     out.push('"');
     for c in value.chars() {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::suggest::{closest, did_you_mean};
-use crate::go::number::{parse_bool, parse_int};
+use crate::go::number::{parse_bool, parse_int, parse_uint};
 use crate::go::{duration, quote::quote};
+use crate::suggest::{closest, did_you_mean};
 
 /// What a flag holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Bool,
     Int,
+    /// A number of zero or more.
+    Uint,
     Text,
     Duration,
     /// Separated by commas; giving the flag again adds to it.
@@ -19,18 +21,20 @@ pub(crate) enum Kind {
 
 /// The declaration of a flag.
 #[derive(Debug)]
-pub(crate) struct Flag {
-    pub(crate) name: &'static str,
-    pub(crate) short: Option<char>,
-    pub(crate) kind: Kind,
-    pub(crate) default: &'static str,
-    pub(crate) usage: &'static str,
+pub struct Flag {
+    pub name: &'static str,
+    pub short: Option<char>,
+    pub kind: Kind,
+    pub default: &'static str,
+    pub usage: &'static str,
     /// The values that make sense, if there are few. For help in typing; the command that takes the flag checks it.
-    pub(crate) values: &'static [&'static str],
+    pub values: &'static [&'static str],
+    /// The command does not run without it.
+    pub is_required: bool,
 }
 
 /// Every command has it, so nobody declares it.
-pub(crate) static HELP: Flag = Flag::bool("help", "print this text").short('h');
+pub static HELP: Flag = Flag::bool("help", "print this text").short('h');
 
 impl Flag {
     const fn new(
@@ -39,59 +43,54 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Self {
-        Flag { name, short: None, kind, default, usage, values: &[] }
+        Flag { name, short: None, kind, default, usage, values: &[], is_required: false }
     }
 
-    pub(crate) const fn bool(name: &'static str, usage: &'static str) -> Self {
+    pub const fn bool(name: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Bool, "false", usage)
     }
 
-    pub(crate) const fn on(name: &'static str, usage: &'static str) -> Self {
+    pub const fn on(name: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Bool, "true", usage)
     }
 
-    pub(crate) const fn int(name: &'static str, usage: &'static str) -> Self {
+    pub const fn int(name: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Int, "0", usage)
     }
 
     /// A number that is not 0 by itself.
-    pub(crate) const fn int_of(
-        name: &'static str,
-        default: &'static str,
-        usage: &'static str,
-    ) -> Self {
+    pub const fn int_of(name: &'static str, default: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Int, default, usage)
     }
 
-    pub(crate) const fn text(
-        name: &'static str,
-        default: &'static str,
-        usage: &'static str,
-    ) -> Self {
+    pub const fn uint_of(name: &'static str, default: &'static str, usage: &'static str) -> Self {
+        Flag::new(name, Kind::Uint, default, usage)
+    }
+
+    pub const fn text(name: &'static str, default: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Text, default, usage)
     }
 
-    pub(crate) const fn duration(
-        name: &'static str,
-        default: &'static str,
-        usage: &'static str,
-    ) -> Self {
+    pub const fn duration(name: &'static str, default: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::Duration, default, usage)
     }
 
-    pub(crate) const fn list(
-        name: &'static str,
-        default: &'static str,
-        usage: &'static str,
-    ) -> Self {
+    pub const fn list(name: &'static str, default: &'static str, usage: &'static str) -> Self {
         Flag::new(name, Kind::List, default, usage)
     }
 
-    pub(crate) const fn short(self, short: char) -> Self {
+    #[must_use]
+    pub const fn short(self, short: char) -> Self {
         Flag { short: Some(short), ..self }
     }
 
-    pub(crate) const fn one_of(self, values: &'static [&'static str]) -> Self {
+    #[must_use]
+    pub const fn required(self) -> Self {
+        Flag { is_required: true, ..self }
+    }
+
+    #[must_use]
+    pub const fn one_of(self, values: &'static [&'static str]) -> Self {
         Flag { values, ..self }
     }
 
@@ -100,6 +99,7 @@ impl Flag {
         match self.kind {
             Kind::Bool => parse_bool(value).map(|value| value.to_string()),
             Kind::Int => parse_int(value, 0).map(|value| value.to_string()),
+            Kind::Uint => parse_uint(value, 0).map(|value| value.to_string()),
             Kind::Duration => duration::parse(value).map(duration::format),
             Kind::Text | Kind::List => Ok(value.to_owned()),
         }
@@ -108,7 +108,7 @@ impl Flag {
 
 /// The flags of one command line, with their values.
 #[derive(Debug, Clone)]
-pub(crate) struct Flags {
+pub struct Flags {
     entries: Vec<Entry>,
 }
 
@@ -121,19 +121,19 @@ struct Entry {
 
 /// A command line, taken apart.
 #[derive(Debug)]
-pub(crate) struct Parsed {
-    pub(crate) flags: Flags,
+pub struct Parsed {
+    pub flags: Flags,
     /// The arguments before `--`, then those after it.
-    pub(crate) args: Vec<Vec<u8>>,
+    pub args: Vec<Vec<u8>>,
     /// How many of `args` came before `--`, if there was one.
-    pub(crate) dash: Option<usize>,
+    pub dash: Option<usize>,
 }
 
 /// Takes a command line apart.
 ///
 /// # Errors
 /// A flag that is not declared, lacks its value or has a bad one; in pflag's words.
-pub(crate) fn parse<'a>(
+pub fn parse<'a>(
     declared: impl IntoIterator<Item = &'static Flag>,
     args: impl IntoIterator<Item = &'a Vec<u8>>,
 ) -> Result<Parsed, String> {
@@ -238,7 +238,7 @@ impl Flags {
     ///
     /// # Errors
     /// The value is not of the flag's kind; in pflag's words.
-    pub(crate) fn set(&mut self, flag: &'static Flag, value: &str) -> Result<(), String> {
+    pub fn set(&mut self, flag: &'static Flag, value: &str) -> Result<(), String> {
         let checked = flag.check(value).map_err(|error| {
             let short = flag.short.map_or(String::new(), |short| format!("-{short}, "));
             format!(
@@ -271,27 +271,41 @@ impl Flags {
             .expect("commands ask for flags they declare")
     }
 
-    pub(crate) fn is_changed(&self, name: &str) -> bool {
+    /// What to say when required flags were not given.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let missing =
+            self.entries.iter().filter(|entry| entry.flag.is_required && !entry.is_changed);
+        let mut names: Vec<String> =
+            missing.map(|entry| format!("{:?}", entry.flag.name)).collect();
+        names.sort();
+        (!names.is_empty()).then(|| format!("required flag(s) {} not set", names.join(", ")))
+    }
+
+    pub fn is_changed(&self, name: &str) -> bool {
         self.entry(name).is_changed
     }
 
-    pub(crate) fn text(&self, name: &str) -> &str {
+    pub fn text(&self, name: &str) -> &str {
         &self.entry(name).value
     }
 
-    pub(crate) fn bool(&self, name: &str) -> bool {
+    pub fn bool(&self, name: &str) -> bool {
         self.text(name) == "true"
     }
 
-    pub(crate) fn int(&self, name: &str) -> i64 {
+    pub fn int(&self, name: &str) -> i64 {
         self.text(name).parse().expect("checked when it was set")
     }
 
-    pub(crate) fn duration(&self, name: &str) -> Duration {
+    pub fn uint(&self, name: &str) -> u64 {
+        self.text(name).parse().expect("checked when it was set")
+    }
+
+    pub fn duration(&self, name: &str) -> Duration {
         duration::parse(self.text(name)).expect("checked when it was set")
     }
 
-    pub(crate) fn list(&self, name: &str) -> Vec<String> {
+    pub fn list(&self, name: &str) -> Vec<String> {
         let items = self.text(name).split(',').map(|item| item.trim().to_owned());
         items.filter(|item| !item.is_empty()).collect()
     }

@@ -1,6 +1,6 @@
-# PowerShell completion for etcdctl
+# PowerShell completion for PROGRAM
 
-Register-ArgumentCompleter -Native -CommandName 'etcdctl' -ScriptBlock {
+Register-ArgumentCompleter -Native -CommandName 'PROGRAM' -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
 
     $words = @($commandAst.CommandElements |

@@ -3,7 +3,7 @@
 use crate::go::quote::quote;
 
 /// Reads a 64-bit integer. Radix 0 means: as the prefix says (`0x`, `0o` or `0`, `0b`), with `_` between digits.
-pub(crate) fn parse_int(text: &str, radix: u32) -> Result<i64, String> {
+pub fn parse_int(text: &str, radix: u32) -> Result<i64, String> {
     let value = parse_digits(text, radix, &|negative, digits, radix| {
         let signed = if negative { format!("-{digits}") } else { digits.to_owned() };
         i64::from_str_radix(&signed, radix).ok()
@@ -14,7 +14,7 @@ pub(crate) fn parse_int(text: &str, radix: u32) -> Result<i64, String> {
 }
 
 /// Reads an unsigned 64-bit integer, which Go does without any sign.
-pub(crate) fn parse_uint(text: &str, radix: u32) -> Result<u64, String> {
+pub fn parse_uint(text: &str, radix: u32) -> Result<u64, String> {
     let value = if text.starts_with(['+', '-']) {
         Err("invalid syntax")
     } else {
@@ -58,7 +58,7 @@ fn detect_radix(text: &str) -> (u32, String) {
 }
 
 /// Reads a truth value.
-pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
+pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),

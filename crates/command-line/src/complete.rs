@@ -1,22 +1,32 @@
 //! Completing a command line, for the scripts that `completion` prints.
 //!
-//! A shell calls `etcdctl __complete WORD...` with the words so far, of which the last one is unfinished and may be
-//! empty. The answer is in cobra's protocol, so scripts that came with etcd's etcdctl work with this one as well: one
+//! A shell calls `PROGRAM __complete WORD...` with the words so far, of which the last one is unfinished and may be
+//! empty. The answer is in cobra's protocol, so scripts that came with etcd's tools work with these as well: one
 //! candidate per line, with a tab and a description, then a line with `:` and what the shell should do when there is
 //! none.
 
 use std::fmt::Write;
 
-use super::command::{Action, Command, declared, resolve};
-use super::flags::{Flag, Kind};
+use crate::command::{Action, Command, declared, resolve};
+use crate::flags::{Flag, Kind};
 
 /// The shell completes names of files.
 const FILES: u8 = 0;
 /// The shell completes nothing by itself.
 const NOTHING: u8 = 4;
 
-/// Flags whose values are files.
-const FILE_FLAGS: [&str; 6] = ["cert", "key", "cacert", "dest-cert", "dest-key", "dest-cacert"];
+/// Flags whose values are files or directories.
+const FILE_FLAGS: [&str; 9] = [
+    "cert",
+    "key",
+    "cacert",
+    "dest-cert",
+    "dest-key",
+    "dest-cacert",
+    "data-dir",
+    "wal-dir",
+    "output-dir",
+];
 
 /// What a word could be.
 struct Answer {
@@ -26,7 +36,7 @@ struct Answer {
 }
 
 /// Answers a shell.
-pub(super) fn answer(root: &'static Command, words: &[Vec<u8>]) -> String {
+pub fn answer(root: &'static Command, words: &[Vec<u8>]) -> String {
     let (unfinished, before) = match words.split_last() {
         Some((last, before)) => (String::from_utf8_lossy(last).into_owned(), before),
         None => (String::new(), &[][..]),
@@ -106,47 +116,4 @@ fn arguments(root: &'static Command, path: &[&'static Command], rest: &[Vec<u8>]
     let candidates = named.chain(words.filter(|_| is_first)).collect();
     let otherwise = if command.takes_files { FILES } else { NOTHING };
     Answer { candidates, otherwise }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::commands::ROOT;
-
-    fn completed(line: &str) -> Vec<String> {
-        let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        let answer = answer(&ROOT, &words);
-        answer.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect()
-    }
-
-    #[test]
-    fn commands_and_subcommands() {
-        assert_eq!(completed("mem"), ["member", ":4"]);
-        assert_eq!(
-            completed("lease "),
-            ["grant", "revoke", "timetolive", "list", "keep-alive", ":4"]
-        );
-        assert_eq!(completed("help lease re"), ["revoke", ":4"]);
-        assert!(completed("").contains(&"get".to_owned()));
-        assert!(!completed("").contains(&"__complete".to_owned()));
-        assert_eq!(completed("nonsense "), [":4"]);
-    }
-
-    #[test]
-    fn flags_and_their_values() {
-        assert_eq!(completed("get --pre"), ["--prefix", ":4"]);
-        assert_eq!(completed("get foo --sort-by V"), ["VALUE", "VERSION", ":4"]);
-        assert_eq!(completed("-w j"), ["json", ":4"]);
-        assert_eq!(completed("get --write-out=f"), ["--write-out=fields", ":4"]);
-        assert_eq!(completed("get --cacert "), [":0"], "a file");
-        assert_eq!(completed("get --prefix "), [":4"], "this flag has no value");
-    }
-
-    #[test]
-    fn arguments() {
-        assert_eq!(completed("completion z"), ["zsh", ":4"]);
-        assert_eq!(completed("completion zsh "), [":4"]);
-        assert_eq!(completed("snapshot save "), [":0"], "a file");
-        assert_eq!(completed("watch foo -- ca"), [":0"], "a program");
-    }
 }

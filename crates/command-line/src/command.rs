@@ -1,39 +1,41 @@
 //! Commands: finding the one that is meant, and running it.
 
-use super::flags::{Flag, Flags, HELP, Kind, Parsed, parse};
-use super::suggest::{closest, did_you_mean};
-use super::{complete, help};
 use crate::failure::{Exit, Failure};
-use crate::print::write_out;
+use crate::flags::{Flag, Flags, HELP, Kind, Parsed, parse};
+use crate::suggest::{closest, did_you_mean};
+use crate::write_out;
+use crate::{complete, help};
 
-/// The section of commands that etcd's etcdctl does not have.
-pub(crate) const EXTRA: &str = "extra";
+/// The section of commands that etcd's own tool does not have.
+pub const EXTRA: &str = "extra";
 
 /// A command, or a group of them.
 #[derive(Debug)]
-pub(crate) struct Command {
-    pub(crate) name: &'static str,
+pub struct Command {
+    pub name: &'static str,
     /// What follows the name in the usage line.
-    pub(crate) operands: &'static str,
-    pub(crate) short: &'static str,
+    pub operands: &'static str,
+    pub short: &'static str,
     /// Shown instead of `short` in the command's own help, if not empty.
-    pub(crate) long: &'static str,
+    pub long: &'static str,
     /// Under which heading the command is listed.
-    pub(crate) section: &'static str,
-    pub(crate) flags: &'static [Flag],
+    pub section: &'static str,
+    /// Of a program with many commands and flags: the headings, by section. The flags are listed apart then.
+    pub headings: &'static [(&'static str, &'static str)],
+    pub flags: &'static [Flag],
     /// Flags that the commands below take, too.
-    pub(crate) inherited_flags: &'static [Flag],
-    pub(crate) subcommands: &'static [Command],
+    pub inherited_flags: &'static [Flag],
+    pub subcommands: &'static [Command],
     /// What the first argument may be, if there are few possibilities.
-    pub(crate) words: &'static [&'static str],
+    pub words: &'static [&'static str],
     /// Whether arguments name files.
-    pub(crate) takes_files: bool,
-    pub(crate) action: Action,
+    pub takes_files: bool,
+    pub action: Action,
 }
 
 /// What a command does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Action {
+pub enum Action {
     Run(fn(&Invocation) -> Result<(), Failure>),
     /// Prints the help of the command that the arguments name.
     Help,
@@ -45,13 +47,14 @@ pub(crate) enum Action {
 
 impl Command {
     /// A command without flags and texts; the place to start a declaration from.
-    pub(crate) const fn new(name: &'static str, section: &'static str, action: Action) -> Self {
+    pub const fn new(name: &'static str, section: &'static str, action: Action) -> Self {
         Command {
             name,
             operands: "",
             short: "",
             long: "",
             section,
+            headings: &[],
             flags: &[],
             inherited_flags: &[],
             subcommands: &[],
@@ -62,40 +65,50 @@ impl Command {
     }
 
     /// Whether nobody is told about it.
-    pub(crate) fn is_hidden(&self) -> bool {
+    pub fn is_hidden(&self) -> bool {
         matches!(self.action, Action::Complete)
     }
 }
 
 /// One use of a command.
 #[derive(Debug)]
-pub(crate) struct Invocation {
+pub struct Invocation {
     /// From the program down to the command.
     path: Vec<&'static Command>,
-    pub(crate) flags: Flags,
-    pub(crate) args: Vec<Vec<u8>>,
+    pub flags: Flags,
+    pub args: Vec<Vec<u8>>,
     /// How many arguments came before `--`, if there was one.
-    pub(crate) dash: Option<usize>,
+    pub dash: Option<usize>,
 }
 
 impl Invocation {
-    pub(crate) fn command(&self) -> &'static Command {
+    pub fn command(&self) -> &'static Command {
         self.path.last().expect("a path begins with the program")
     }
 
+    pub fn program(&self) -> &'static str {
+        self.path[0].name
+    }
+
+    /// The failure of a command that takes another number of arguments.
+    pub fn wrong_count(&self, wanted: &str) -> Failure {
+        let message = format!("accepts {wanted} arg(s), received {}", self.args.len());
+        Failure::new(Exit::Error, message).with_usage(self.usage())
+    }
+
     /// How the command is used, for those who used it otherwise.
-    pub(crate) fn usage(&self) -> String {
+    pub fn usage(&self) -> String {
         help::usage(&self.path)
     }
 
     /// The flags that the commands above handed down; those that have an environment variable.
-    pub(crate) fn inherited_flags(&self) -> impl Iterator<Item = &'static Flag> + use<> {
+    pub fn inherited_flags(&self) -> impl Iterator<Item = &'static Flag> + use<> {
         inherited(&self.path[..self.path.len() - 1])
     }
 }
 
 /// Runs what the arguments say.
-pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failure> {
+pub fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failure> {
     let (path, rest) = resolve(root, args)?;
     let command = *path.last().expect("a path begins with the program");
     if matches!(command.action, Action::Complete) {
@@ -107,6 +120,9 @@ pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failur
     if flags.bool(HELP.name) {
         return write_out(help::text(&path).as_bytes());
     }
+    if let Some(missing) = flags.missing() {
+        return Err(Failure::new(Exit::Error, missing).with_usage(help::usage(&path)));
+    }
     match command.action {
         Action::Run(run) => run(&Invocation { path, flags, args, dash }),
         Action::Help => print_help(root, &args),
@@ -115,7 +131,7 @@ pub(crate) fn run(root: &'static Command, args: &[Vec<u8>]) -> Result<(), Failur
 }
 
 /// Goes down the tree as far as the arguments name commands; returns the path and the arguments without the names.
-pub(super) fn resolve(
+pub fn resolve(
     root: &'static Command,
     args: &[Vec<u8>],
 ) -> Result<(Vec<&'static Command>, Vec<Vec<u8>>), Failure> {
@@ -218,58 +234,4 @@ fn unknown_command(root: &'static Command, word: &str) -> Failure {
     let close: Vec<&str> = closest(word, names).collect();
     message.push_str(&did_you_mean(&close));
     Failure::new(Exit::Error, message).with_usage(format!("Run '{} --help' for usage.", root.name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::commands::ROOT;
-
-    fn resolved(line: &str) -> Result<(String, Vec<String>), Failure> {
-        let args: Vec<Vec<u8>> =
-            line.split_whitespace().map(|word| word.as_bytes().to_vec()).collect();
-        let (path, rest) = resolve(&ROOT, &args)?;
-        let names: Vec<&str> = path[1..].iter().map(|command| command.name).collect();
-        Ok((
-            names.join(" "),
-            rest.into_iter().map(|word| String::from_utf8(word).unwrap()).collect(),
-        ))
-    }
-
-    #[test]
-    fn commands_are_found_by_unique_prefixes() {
-        let name = |line| resolved(line).unwrap().0;
-        assert_eq!(name("mem li"), "member list");
-        assert_eq!(name("compact 5"), "compaction");
-        assert_eq!(name("le k 1"), "lease keep-alive");
-        assert_eq!(name("endp stat"), "endpoint status");
-        assert!(resolved("e").is_err(), "elect or endpoint");
-        assert_eq!(name("t"), "txn", "etcd has no other with this letter");
-        assert_eq!((name("to"), name("tr")), ("top".to_owned(), "tree".to_owned()));
-        assert_eq!(name("lease xyz"), "lease", "a group swallows what it does not know");
-    }
-
-    #[test]
-    fn values_of_flags_are_not_commands() {
-        assert_eq!(resolved("--endpoints get -w json put --lease 1 k v").unwrap().0, "put");
-        let (name, rest) = resolved("--debug get lease").unwrap();
-        assert_eq!((name.as_str(), rest), ("get", vec!["--debug".to_owned(), "lease".to_owned()]));
-    }
-
-    #[test]
-    fn near_misses_are_suggested() {
-        assert_eq!(
-            resolved("lese").unwrap_err(),
-            Failure::new(
-                Exit::Error,
-                "unknown command \"lese\" for \"etcdctl\"\n\nDid you mean this?\n\tlease\n"
-            )
-            .with_usage("Run 'etcdctl --help' for usage.".to_owned())
-        );
-        assert_eq!(
-            resolved("xyzzy").unwrap_err(),
-            Failure::new(Exit::Error, "unknown command \"xyzzy\" for \"etcdctl\"")
-                .with_usage("Run 'etcdctl --help' for usage.".to_owned())
-        );
-    }
 }
