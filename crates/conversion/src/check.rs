@@ -1,4 +1,4 @@
-//! Whether the entries of a received database are what the state machine reads.
+//! Whether the entries of a database are what the state machine reads.
 //!
 //! Pages of a bbolt file have no checksums. A database that was damaged on its way must be refused before it takes the
 //! place of a good one, while the leader can still send it again.
@@ -10,34 +10,39 @@ use retcd_state_machine::cluster::{Downgrade, Member};
 use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
 use retcd_state_machine::schema::{self, Bucket, cluster, meta};
 
-use super::stored;
+use crate::stored;
 
 /// What the entries say of the state as a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Found {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
     /// The last entry whose effects are in it.
-    pub(super) index: u64,
+    pub index: u64,
     /// Written by etcd 3.5 and later.
-    pub(super) has_term: bool,
+    pub has_term: bool,
     /// Written by etcd 3.5 and later, with the first change of members.
-    pub(super) has_conf_state: bool,
+    pub has_conf_state: bool,
+    /// Text such as `3.7.0`; written by etcd 3.6 and later.
+    pub storage_version: Option<String>,
+    /// Ids of members, and whether each is a learner.
+    pub members: Vec<(u64, bool)>,
+    /// The newest revision.
+    pub revision: Revision,
 }
 
 /// Looks at entries, bucket by bucket, in the order of their keys.
 #[derive(Debug, Default)]
-pub(super) struct Checker {
+pub(crate) struct Checker {
     found: Found,
-    last: Revision,
 }
 
 impl Checker {
-    pub(super) fn found(&self) -> Found {
+    pub(crate) fn found(self) -> Found {
         self.found
     }
 
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn entry(
+    pub(crate) fn entry(
         &mut self,
         bucket: Bucket,
         key: &[u8],
@@ -51,7 +56,9 @@ impl Checker {
             Bucket::AuthUsers => valid(authpb::User::decode(value).is_ok(), "is no user"),
             Bucket::AuthRoles => valid(authpb::Role::decode(value).is_ok(), "is no role"),
             Bucket::Members => {
-                valid(serde_json::from_slice::<Member>(value).is_ok(), "is no member")
+                let member: Member = serde_json::from_slice(value).map_err(|_| "is no member")?;
+                self.found.members.push((member.id, member.is_learner));
+                Ok(())
             }
             Bucket::MembersRemoved => valid(is_hex(key), "is no member id"),
             Bucket::Cluster if key == cluster::DOWNGRADE => {
@@ -63,11 +70,13 @@ impl Checker {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         let (revision, is_tombstone) = RecordKey::decode(key).ok_or("is under no revision")?;
-        valid(revision > self.last, "is of the same revision as the one before it")?;
-        self.last = revision;
+        valid(revision > self.found.revision, "is of the same revision as the one before it")?;
+        self.found.revision = revision;
         valid(u32::try_from(revision.sub).is_ok(), "has too large a sub revision")?;
         let kv = KeyValue::decode(value).ok_or("is no key-value message")?;
-        valid(is_tombstone || kv.mod_revision == revision.main, "names another revision")
+        // A restore that moves the revision on leaves an empty record at the new one.
+        let is_mark = value.is_empty();
+        valid(is_tombstone || is_mark || kv.mod_revision == revision.main, "names another revision")
     }
 
     fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
@@ -79,6 +88,8 @@ impl Checker {
         } else if key == meta::CONF_STATE {
             schema::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
             self.found.has_conf_state = true;
+        } else if key == meta::STORAGE_VERSION {
+            self.found.storage_version = Some(String::from_utf8_lossy(value).into_owned());
         } else if key == meta::SCHEDULED_COMPACT_REVISION || key == meta::FINISHED_COMPACT_REVISION
         {
             RecordKey::decode(value).ok_or("is no revision")?;

@@ -8,12 +8,14 @@ use retcd_state_machine::schema::{Bucket, cluster};
 use retcd_storage::backend::Pinned;
 use serde_json::{Value, json};
 
+use crate::Version;
+
 /// The places of the store's event queue, all of which must be there: etcd up to 3.5 goes on to write into them.
 const EVENTS_MAX: usize = 1000;
 
 /// Who belongs to the cluster, as of one state of the database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Membership {
+pub struct Membership {
     members: Vec<Member>,
     /// Ids as they are stored, hex.
     removed: Vec<String>,
@@ -21,7 +23,14 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    pub(crate) fn read(state: &Pinned) -> Result<Self, Failure> {
+    /// A membership that nobody has left.
+    pub fn of(members: &[Member], version: Option<String>) -> Self {
+        Membership { members: members.to_vec(), removed: Vec::new(), version }
+    }
+
+    /// # Errors
+    /// A fault of the disk or of the data.
+    pub fn read(state: &Pinned) -> Result<Self, Failure> {
         let mut membership = Membership::default();
         let mut outcome = Ok(());
         state.scan(Bucket::Members, &[], &mut |_, json| match serde_json::from_slice(json) {
@@ -45,8 +54,19 @@ impl Membership {
         Ok(membership)
     }
 
+    /// The same, with a cluster version that is not above `target`.
+    #[must_use]
+    pub(crate) fn lowered_to(mut self, target: Version) -> Self {
+        let is_above =
+            |text: &String| text.parse::<Version>().is_ok_and(|version| version > target);
+        if self.version.as_ref().is_some_and(is_above) {
+            self.version = Some(target.stored());
+        }
+        self
+    }
+
     /// The store's JSON, with nothing in it but the members.
-    pub(crate) fn to_store_json(&self) -> Vec<u8> {
+    pub fn to_store_json(&self) -> Vec<u8> {
         let members =
             self.members.iter().map(|member| (format!("{:x}", member.id), member_node(member)));
         let removed = self

@@ -7,7 +7,7 @@ use retcd_storage::backend::Pinned;
 
 /// The last entry whose effects a state holds, and Raft's membership as of it. `None` before the first flush, or before
 /// Raft has members.
-pub(crate) fn durable_state(state: &Pinned) -> Result<Option<DurableState>, Failure> {
+pub fn durable_state(state: &Pinned) -> Result<Option<DurableState>, Failure> {
     let Some(conf_state) = state.get(Bucket::Meta, meta::CONF_STATE)? else { return Ok(None) };
     let conf_state = schema::parse_conf_state(&conf_state)?;
     let term = match state.get(Bucket::Meta, meta::TERM)? {
@@ -20,18 +20,18 @@ pub(crate) fn durable_state(state: &Pinned) -> Result<Option<DurableState>, Fail
 }
 
 /// The last entry whose effects a state holds; 0 for none.
-pub(super) fn applied_index(state: &Pinned) -> Result<u64, Failure> {
+pub fn applied_index(state: &Pinned) -> Result<u64, Failure> {
     let Some(bytes) = state.get(Bucket::Meta, meta::CONSISTENT_INDEX)? else { return Ok(0) };
     number(&bytes).ok_or_else(|| Failure::new("the stored index is no number"))
 }
 
 /// Text such as `3.7.0`; empty when the state names none.
-pub(super) fn storage_version(state: &Pinned) -> Result<String, Failure> {
+pub fn storage_version(state: &Pinned) -> Result<String, Failure> {
     let version = state.get(Bucket::Meta, meta::STORAGE_VERSION)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&version).into_owned())
 }
 
 /// 8 bytes, big endian.
-pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }

@@ -3,9 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use retcd_net::{Url, UrlList};
+use crate::{Url, UrlList, url};
 
-use super::error::Error;
+/// Why a cluster cannot be started with what was said about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Url(#[from] url::Error),
+    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
+    NameNotInCluster(String),
+    #[error("initial cluster {0} has duplicate url")]
+    DuplicateUrl(String),
+    #[error(
+        "--initial-cluster has {cluster} but missing from --initial-advertise-peer-urls={advertised}"
+    )]
+    UrlNotAdvertised { cluster: String, advertised: String },
+    #[error(
+        "--initial-advertise-peer-urls has {advertised} but missing from --initial-cluster={cluster}"
+    )]
+    UrlNotInCluster { advertised: String, cluster: String },
+}
 
 /// Members and their peer URLs, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,11 +60,14 @@ impl InitialCluster {
     }
 
     /// Checks what the first start needs: the member finds itself, and with the URLs it advertises.
-    pub(super) fn check(&self, name: &str, advertised: &UrlList) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// All of [`Error`] but [`Error::Url`].
+    pub fn check(&self, name: &str, advertised: &UrlList) -> Result<(), Error> {
         let own = self.0.get(name).ok_or_else(|| Error::NameNotInCluster(name.to_owned()))?;
         let mut seen = BTreeSet::new();
         if !self.0.values().flatten().all(|url| seen.insert(url)) {
-            return Err(Error::DuplicateClusterUrl(self.to_string()));
+            return Err(Error::DuplicateUrl(self.to_string()));
         }
         let missing = |from: &UrlList, other: &UrlList| {
             from.iter().find(|url| !other.contains(url)).map(Url::to_string)

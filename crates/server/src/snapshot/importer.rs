@@ -10,8 +10,8 @@ use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::{LmdbBackend, Loader, Options};
 use retcd_storage::data_dir::Layout;
 
+use super::Error;
 use super::received::{Received, Temporary};
-use super::{Error, bbolt};
 use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
 
 /// Receives databases, and hands them over when Raft has taken their snapshot. Clones share the directory.
@@ -75,11 +75,15 @@ fn save(temporary: &Temporary, mut chunks: Chunks) -> Result<File, Error> {
 }
 
 /// Makes a database file of ours out of a whole bbolt file, durable under its name when it returns.
-fn convert(received: &Received, file: File, snapshot: &SnapshotMetadata) -> Result<(), Error> {
+pub(super) fn convert(
+    received: &Received,
+    file: File,
+    snapshot: &SnapshotMetadata,
+) -> Result<(), Error> {
     let database = Database::open(file)?;
     let temporary = received.temporary("snap.lmdb");
     let mut loader = Loader::create(temporary.path(), Options::default())?;
-    let found = bbolt::load(&database, &mut loader)?;
+    let found = retcd_conversion::load(&database, &mut loader)?;
     if found.index < snapshot.index {
         return Err(Error::Old { found: found.index, announced: snapshot.index });
     }
