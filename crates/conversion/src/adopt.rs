@@ -15,13 +15,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use retcd_api::raftpb::ConfState;
-use retcd_bbolt::Database;
 use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::{Loader, Options};
 use retcd_storage::data_dir::{Layout, is_bbolt};
 
 use crate::check::Found;
-use crate::{Error, Version, buckets};
+use crate::{BboltFile, Error, Version, buckets};
 
 /// The newest storage version that is read.
 const KNOWN: &str = "3.7";
@@ -58,12 +57,10 @@ pub(crate) fn adopt_in_steps(
     let new = with_suffix(&path, ".tmp.convert");
     let mut loader = Loader::create(&new, Options::default())?;
     reached(Step::Started)?;
-    let database = Database::open_path(&path)?;
-    let found = buckets::load(&database, &mut loader)?;
-    drop(database);
+    let found = buckets::load(&BboltFile::open(&path)?, &mut loader)?;
     check(&path, &found)?;
-    if !found.has_conf_state {
-        loader.put(Bucket::Meta, meta::CONF_STATE, &schema::conf_state_json(&members(&found)))?;
+    if let Some(conf_state) = conf_state(&found) {
+        loader.put(Bucket::Meta, meta::CONF_STATE, &schema::conf_state_json(&conf_state))?;
     }
     loader.finish()?;
     reached(Step::Converted)?;
@@ -94,13 +91,24 @@ fn check(path: &Path, found: &Found) -> Result<(), Error> {
     Err(Error::TooNew { path: path.to_path_buf(), version: text.clone(), known: KNOWN })
 }
 
-/// Raft's membership where the database does not name it: etcd 3.5 writes it with the first change that it sees.
-fn members(found: &Found) -> ConfState {
-    let of_kind = |wanted: bool| {
-        let members = found.members.iter().filter(|(_, is_learner)| *is_learner == wanted);
-        members.map(|(id, _)| *id).collect()
-    };
-    ConfState { voters: of_kind(false), learners: of_kind(true), ..ConfState::default() }
+/// Raft's membership as of the database.
+///
+/// Who belongs to it, the stored members tell: what is stored as Raft's membership may be that of a cluster before a
+/// restore, or missing. Who has a vote, either may tell: releases of etcd up to 3.5.24 forgot promotions in the former.
+fn conf_state(found: &Found) -> Option<ConfState> {
+    if found.members.is_empty() {
+        return found.conf_state.clone();
+    }
+    let mut conf_state = ConfState::default();
+    for (id, is_learner) in &found.members {
+        let is_voter = |stored: &ConfState| stored.voters.contains(id);
+        if *is_learner && !found.conf_state.as_ref().is_some_and(is_voter) {
+            conf_state.learners.push(*id);
+        } else {
+            conf_state.voters.push(*id);
+        }
+    }
+    Some(conf_state)
 }
 
 /// Gives etcd's file a second name: `db.bbolt`, or with a number when an older one has it.

@@ -1,8 +1,9 @@
-//! The buckets of a database as a bbolt file, and back.
+//! The buckets of a database as a bbolt file, and those of any database as one of ours.
 
 use std::ops::ControlFlow;
 
-use retcd_bbolt::{Database, ReadAt, Sink, Writer};
+use retcd_bbolt::{Sink, Writer};
+use retcd_state_machine::backend::Backend;
 use retcd_state_machine::schema::Bucket;
 use retcd_storage::backend::{Loader, Pinned};
 
@@ -63,41 +64,31 @@ fn put<S: Sink>(
     Ok(())
 }
 
-/// Puts all that a bbolt file holds into a new database, if all of it makes sense. Returns the state that it is.
+/// Puts all that a database holds into a new one, if all of it makes sense. Returns the state that it is.
 ///
-/// A bucket that etcd does not have is passed over, as etcd would.
-pub fn load<R: ReadAt>(database: &Database<R>, loader: &mut Loader) -> Result<Found, Error> {
-    load_some(database, loader, &|_| true)
+/// # Errors
+/// An entry that the state machine could not read; damage; I/O.
+pub fn load(source: &dyn Backend, loader: &mut Loader) -> Result<Found, Error> {
+    load_some(source, loader, &|_| true)
 }
 
 /// As [`load`], with some buckets left empty.
-pub(crate) fn load_some<R: ReadAt>(
-    database: &Database<R>,
+pub(crate) fn load_some(
+    source: &dyn Backend,
     loader: &mut Loader,
     is_wanted: &dyn Fn(Bucket) -> bool,
 ) -> Result<Found, Error> {
     let mut checker = Checker::default();
-    let mut buckets = database.buckets();
-    while let Some(stored) = buckets.next()? {
-        let Some(bucket) = known(stored.name()) else {
-            let name = String::from_utf8_lossy(stored.name()).into_owned();
-            tracing::warn!(bucket = name, "a database has a bucket that is not known");
-            continue;
-        };
-        if !is_wanted(bucket) {
-            continue;
-        }
-        let mut entries = database.entries(&stored);
-        while let Some((key, value)) = entries.next()? {
-            checker
+    for bucket in Bucket::ALL.into_iter().filter(|bucket| is_wanted(*bucket)) {
+        let mut outcome = Ok(());
+        source.scan(bucket, &[], &mut |key, value| {
+            outcome = checker
                 .entry(bucket, key, value)
-                .map_err(|reason| Error::Entry { bucket: bucket.name(), reason })?;
-            loader.put(bucket, key, value)?;
-        }
+                .map_err(|reason| Error::Entry { bucket: bucket.name(), reason })
+                .and_then(|()| Ok(loader.put(bucket, key, value)?));
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome?;
     }
     Ok(checker.found())
-}
-
-fn known(name: &[u8]) -> Option<Bucket> {
-    Bucket::ALL.into_iter().find(|bucket| bucket.name().as_bytes() == name)
 }

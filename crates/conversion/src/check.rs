@@ -5,6 +5,7 @@
 
 use prost::Message;
 use retcd_api::etcdserverpb::AlarmMember;
+use retcd_api::raftpb::ConfState;
 use retcd_api::{authpb, leasepb};
 use retcd_state_machine::cluster::{Downgrade, Member};
 use retcd_state_machine::mvcc::{KeyValue, RecordKey, Revision};
@@ -13,14 +14,15 @@ use retcd_state_machine::schema::{self, Bucket, cluster, meta};
 use crate::stored;
 
 /// What the entries say of the state as a whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Found {
     /// The last entry whose effects are in it.
     pub index: u64,
     /// Written by etcd 3.5 and later.
     pub has_term: bool,
-    /// Written by etcd 3.5 and later, with the first change of members.
-    pub has_conf_state: bool,
+    /// Raft's membership as of that entry, or of an earlier one: a restore by etcd leaves that of the old cluster, until
+    /// the next change of members. Written by etcd 3.5 and later.
+    pub conf_state: Option<ConfState>,
     /// Text such as `3.7.0`; written by etcd 3.6 and later.
     pub storage_version: Option<String>,
     /// Ids of members, and whether each is a learner.
@@ -86,8 +88,8 @@ impl Checker {
             stored::number(value).ok_or("is no term")?;
             self.found.has_term = true;
         } else if key == meta::CONF_STATE {
-            schema::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
-            self.found.has_conf_state = true;
+            let parsed = schema::parse_conf_state(value).map_err(|_| "is no Raft membership")?;
+            self.found.conf_state = Some(parsed);
         } else if key == meta::STORAGE_VERSION {
             self.found.storage_version = Some(String::from_utf8_lossy(value).into_owned());
         } else if key == meta::SCHEDULED_COMPACT_REVISION || key == meta::FINISHED_COMPACT_REVISION

@@ -10,7 +10,7 @@
 //! | a snapshot file | a new data dir of ours | [`restore`] |
 //! | a snapshot from a member | a database of ours | [`load`] |
 //! | a database of ours | a snapshot for a member or a client | [`write`] |
-//! | a database file of either kind | what can be asked of it | [`BboltFile`] |
+//! | a database file of either kind | what can be asked of it | [`open_stored`] |
 
 mod adopt;
 mod buckets;
@@ -33,5 +33,5 @@ pub use export::export;
 pub use membership::Membership;
 pub use restore::{NewCluster, restore};
 pub use stored::{applied_index, durable_state, storage_version};
-pub use stored_file::BboltFile;
+pub use stored_file::{BboltFile, open_stored};
 pub use version::Version;

@@ -3,14 +3,12 @@
 //! Keys, leases, alarms, users and roles stay; members are those of the new cluster. The log begins as that of any new
 //! cluster, with one entry per member, and all of it is applied already.
 
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 use retcd_api::raftpb::{self, ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState};
 use retcd_api::{etcdserverpb, walpb};
-use retcd_bbolt::Database;
+use retcd_state_machine::backend::Backend;
 use retcd_state_machine::cluster::Member;
 use retcd_state_machine::mvcc::{RecordKey, Revision};
 use retcd_state_machine::schema::{self, Bucket, cluster, meta};
@@ -36,26 +34,25 @@ pub struct NewCluster {
     pub own: u64,
 }
 
-/// Makes a data dir out of a bbolt file. The directories are missing or empty; the log comes last.
+/// Makes a data dir out of a database. The directories are missing or empty; the log comes last.
 ///
 /// `bump`: by how much the revision grows, all before it being compacted, so that no client sees revisions go back.
 ///
 /// # Errors
 /// The file is damaged; I/O. What was written so far is not removed.
 pub fn restore(
-    snapshot: &Path,
+    snapshot: &dyn Backend,
     to: &Layout,
     new: &NewCluster,
     bump: Option<u64>,
 ) -> Result<(), Error> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let snap_dir = to.snap_dir();
-    let database = Database::open(File::open(snapshot).map_err(Error::io("open", snapshot))?)?;
     fs.create_dir_all(&snap_dir).map_err(Error::io("create", &snap_dir))?;
 
     let mut loader = Loader::create(&to.backend_path(), Options::default())?;
     let is_kept = |bucket| !matches!(bucket, Bucket::Members | Bucket::MembersRemoved);
-    let found = buckets::load_some(&database, &mut loader, &is_kept)?;
+    let found = buckets::load_some(snapshot, &mut loader, &is_kept)?;
     if let Some(bump) = bump {
         move_on(&mut loader, &found, bump)?;
     }
@@ -69,7 +66,9 @@ pub fn restore(
     loader.put(Bucket::Meta, meta::CONF_STATE, &schema::conf_state_json(&first.conf_state))?;
     loader.finish()?;
     sync_dir(&snap_dir)?;
-    first.write(fs, to, new, cluster_version(&database)?)
+    let version = snapshot.get(Bucket::Cluster, cluster::VERSION)?;
+    let version = version.map(|version| String::from_utf8_lossy(&version).into_owned());
+    first.write(fs, to, new, version)
 }
 
 /// An empty record at the new revision, and a compaction that is still to be carried out up to there: as etcd does it.
@@ -84,13 +83,6 @@ fn move_on(loader: &mut Loader, found: &Found, bump: u64) -> Result<(), Error> {
         "moving the revision on; all before it is compacted"
     );
     Ok(())
-}
-
-fn cluster_version(database: &Database<File>) -> Result<Option<String>, Error> {
-    let Some(bucket) = database.bucket(Bucket::Cluster.name().as_bytes())? else { return Ok(None) };
-    let mut entries = database.entries_from(&bucket, cluster::VERSION)?;
-    let found = entries.next()?.filter(|(key, _)| *key == cluster::VERSION);
-    Ok(found.map(|(_, version)| String::from_utf8_lossy(version).into_owned()))
 }
 
 /// What every member of the new cluster has in its log.

@@ -1,13 +1,18 @@
 //! A database file that is only read: etcd's or ours.
+//!
+//! No tool that reads changes what it reads; etcd's own `hashkv` does, and with it the digest at the end of a snapshot.
 
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use retcd_bbolt::Database;
 use retcd_state_machine::backend::{Backend, Batch, Failure, Size, Visit};
 use retcd_state_machine::mvcc::RecordKey;
 use retcd_state_machine::schema::Bucket;
+use retcd_storage::backend::{LmdbBackend, Options};
+use retcd_storage::data_dir::{is_bbolt, is_lmdb};
 
 use crate::Error;
 
@@ -24,13 +29,26 @@ impl BboltFile {
     /// # Errors
     /// No bbolt file, or a damaged one; I/O.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::open_path(path)?;
+        Self::of(File::open(path).map_err(Error::io("open", path))?)
+    }
+
+    /// A bucket that etcd does not have is passed over, as etcd would.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of(file: File) -> Result<Self, Error> {
+        let database = Database::open(file)?;
         let mut buckets = Vec::new();
         let mut all = database.buckets();
         while let Some(stored) = all.next()? {
             let known =
                 Bucket::ALL.into_iter().find(|known| known.name().as_bytes() == stored.name());
-            buckets.extend(known.map(|known| (known, stored)));
+            if let Some(known) = known {
+                buckets.push((known, stored));
+            } else {
+                let name = String::from_utf8_lossy(stored.name()).into_owned();
+                tracing::warn!(bucket = name, "a database has a bucket that is not known");
+            }
         }
         Ok(BboltFile { database, buckets })
     }
@@ -38,6 +56,22 @@ impl BboltFile {
     fn bucket(&self, wanted: Bucket) -> Option<&retcd_bbolt::Bucket> {
         self.buckets.iter().find(|(bucket, _)| *bucket == wanted).map(|(_, stored)| stored)
     }
+}
+
+/// Opens a database file of either kind; `None` when it is neither.
+///
+/// One of ours must not be in use: what interrupted copies have left beside it is removed.
+///
+/// # Errors
+/// Damage; I/O.
+pub fn open_stored(path: &Path) -> Result<Option<Arc<dyn Backend>>, Error> {
+    if is_bbolt(path)? {
+        return Ok(Some(Arc::new(BboltFile::open(path)?)));
+    }
+    if !is_lmdb(path)? {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(LmdbBackend::open(path, Options::default())?)))
 }
 
 fn failure(fault: retcd_bbolt::Fault) -> Failure {

@@ -55,7 +55,11 @@ fn content() -> Content {
     put(Bucket::AuthUsers, b"root", b"\x0a\x04root".to_vec());
     put(Bucket::Meta, meta::CONSISTENT_INDEX, INDEX.to_be_bytes().to_vec());
     put(Bucket::Meta, meta::TERM, 2_u64.to_be_bytes().to_vec());
-    put(Bucket::Meta, meta::CONF_STATE, format!("{{\"voters\":[{ID}]}}").into_bytes());
+    put(
+        Bucket::Meta,
+        meta::CONF_STATE,
+        format!("{{\"voters\":[{ID}],\"auto_leave\":false}}").into_bytes(),
+    );
     put(Bucket::Meta, meta::STORAGE_VERSION, b"3.7.0".to_vec());
     content
 }
@@ -176,13 +180,26 @@ fn what_cannot_be_taken_over_is_left_alone() {
 }
 
 #[test]
-fn a_database_that_does_not_name_rafts_membership_gets_it_from_its_members() {
-    let mut before = content();
-    before.get_mut(&Bucket::Meta).unwrap().remove(meta::CONF_STATE);
-    let (_root, layout) = dir_with(&bbolt_file(&before));
-    adopt(&layout).unwrap();
-    let stored = &read_ours(&layout.backend_path())[&Bucket::Meta][meta::CONF_STATE];
-    assert_eq!(*stored, format!("{{\"voters\":[{ID}],\"auto_leave\":false}}").into_bytes());
+fn rafts_membership_is_that_of_the_stored_members() {
+    let learner = Member { is_learner: true, id: 0xcd, ..Member::default() };
+    let cases = [
+        (None, r#"{"voters":[171],"learners":[205],"auto_leave":false}"#),
+        // Left by a restore.
+        (Some(r#"{"voters":[1,2]}"#), r#"{"voters":[171],"learners":[205],"auto_leave":false}"#),
+        // A promotion that is not in the stored member.
+        (Some(r#"{"voters":[171,205]}"#), r#"{"voters":[171,205],"auto_leave":false}"#),
+    ];
+    for (stored, expected) in cases {
+        let mut content = content();
+        content.get_mut(&Bucket::Members).unwrap().insert(b"cd".to_vec(), learner.to_json());
+        let meta = content.get_mut(&Bucket::Meta).unwrap();
+        meta.remove(meta::CONF_STATE);
+        meta.extend(stored.map(|json| (meta::CONF_STATE.to_vec(), json.into())));
+        let (_root, layout) = dir_with(&bbolt_file(&content));
+        adopt(&layout).unwrap();
+        let found = &read_ours(&layout.backend_path())[&Bucket::Meta][meta::CONF_STATE];
+        assert_eq!(String::from_utf8_lossy(found), expected, "{stored:?}");
+    }
 }
 
 #[test]

@@ -15,6 +15,9 @@ const FILE_MODE: u32 = 0o600;
 /// What the first page of a bbolt file says behind its 16-byte page header; the second page says it too.
 const BBOLT_MAGIC: u32 = 0xED0C_DAED;
 const BBOLT_MAGIC_OFFSETS: [u64; 2] = [16, 4096 + 16];
+/// The same of LMDB. Its page header has 16 bytes, too.
+const LMDB_MAGIC: u32 = 0xBEEF_C0DE;
+const LMDB_MAGIC_OFFSETS: [u64; 1] = [16];
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -111,17 +114,29 @@ impl DataDir {
 /// # Errors
 /// I/O.
 pub fn is_bbolt(path: &Path) -> Result<bool, Error> {
+    has_magic(path, BBOLT_MAGIC, &BBOLT_MAGIC_OFFSETS)
+}
+
+/// Whether a file is an LMDB database, as ours are. An absent one is not.
+///
+/// # Errors
+/// I/O.
+pub fn is_lmdb(path: &Path) -> Result<bool, Error> {
+    has_magic(path, LMDB_MAGIC, &LMDB_MAGIC_OFFSETS)
+}
+
+fn has_magic(path: &Path, magic: u32, offsets: &[u64]) -> Result<bool, Error> {
     let failed = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
-    for offset in BBOLT_MAGIC_OFFSETS {
-        let mut magic = [0; 4];
-        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-        match file.read_exact(&mut magic) {
-            Ok(()) if u32::from_le_bytes(magic) == BBOLT_MAGIC => return Ok(true),
+    for offset in offsets {
+        let mut found = [0; 4];
+        file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
+        match file.read_exact(&mut found) {
+            Ok(()) if u32::from_le_bytes(found) == magic => return Ok(true),
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(error) => return Err(failed(error)),

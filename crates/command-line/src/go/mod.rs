@@ -4,6 +4,7 @@ pub mod duration;
 pub mod json;
 pub mod number;
 pub mod quote;
+pub mod time;
 
 /// The text of the operating system without Rust's number, and in lower case as Go has it.
 pub fn in_go_words(error: &std::io::Error) -> String {
