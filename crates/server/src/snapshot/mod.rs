@@ -63,10 +63,7 @@ pub(crate) enum Error {
     #[error("cannot write the database: {0}")]
     Write(#[from] retcd_bbolt::Error),
 
-    #[error("the received database is damaged: {0}")]
-    Damaged(#[from] retcd_bbolt::Fault),
-
-    #[error("received: {0}")]
+    #[error("what was received cannot be used: {0}")]
     Conversion(#[from] retcd_conversion::Error),
 
     #[error("the received database breaks off: {0}")]
@@ -116,9 +113,10 @@ impl From<Error> for io::Error {
                 let kind = source.kind();
                 io::Error::new(kind, source)
             }
-            error @ (Error::Damaged(_)
-            | Error::Conversion(
-                retcd_conversion::Error::Damaged(_) | retcd_conversion::Error::Entry { .. },
+            error @ (Error::Conversion(
+                retcd_conversion::Error::Damaged(_)
+                | retcd_conversion::Error::Entry { .. }
+                | retcd_conversion::Error::Failure(_),
             )
             | Error::Old { .. }
             | Error::NoIndex) => io::Error::new(io::ErrorKind::InvalidData, error),
