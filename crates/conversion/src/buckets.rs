@@ -25,7 +25,7 @@ pub(crate) enum Kept {
     With(Vec<u8>),
 }
 
-/// As [`write`], with some entries left out or given other values.
+/// As [`write()`], with some entries left out or given other values.
 pub(crate) fn write_changed<S: Sink>(
     state: &Pinned,
     writer: &mut Writer<S>,
@@ -72,7 +72,7 @@ pub fn load(source: &dyn Backend, loader: &mut Loader) -> Result<Found, Error> {
     load_some(source, loader, &|_| true)
 }
 
-/// As [`load`], with some buckets left empty.
+/// As [`load()`], with some buckets left empty.
 pub(crate) fn load_some(
     source: &dyn Backend,
     loader: &mut Loader,

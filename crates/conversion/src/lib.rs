@@ -5,11 +5,11 @@
 //!
 //! | from | to | by |
 //! |---|---|---|
-//! | etcd's data dir | ours, in place | [`adopt`] |
-//! | our data dir | a new one for etcd | [`export`] |
-//! | a snapshot file | a new data dir of ours | [`restore`] |
-//! | a snapshot from a member | a database of ours | [`load`] |
-//! | a database of ours | a snapshot for a member or a client | [`write`] |
+//! | etcd's data dir | ours, in place | [`adopt()`] |
+//! | our data dir | a new one for etcd | [`export()`] |
+//! | a snapshot file | a new data dir of ours | [`restore()`] |
+//! | a snapshot from a member | a database of ours | [`load()`] |
+//! | a database of ours | a snapshot for a member or a client | [`write()`] |
 //! | a database file of either kind | what can be asked of it | [`open_stored`] |
 
 mod adopt;
