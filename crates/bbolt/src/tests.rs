@@ -63,6 +63,26 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Content, Fault> {
     Ok(content)
 }
 
+#[test]
+fn a_walk_may_begin_anywhere() {
+    for count in [0, 1, 3, 40, 3000] {
+        let content = one_bucket(entries(count, 60, 10));
+        let bytes = write(SMALL, &content);
+        let database = Database::open(&bytes[..]).unwrap();
+        let bucket = database.bucket(b"bucket").unwrap().unwrap();
+        let all = &content[&b"bucket".to_vec()];
+        let between = all.keys().map(|key| [key.as_slice(), b"0"].concat());
+        let places = all.keys().cloned().chain(between).chain([Vec::new(), b"z".to_vec()]);
+        for place in places.step_by(1 + count / 100) {
+            let mut walk = database.entries_from(&bucket, &place).unwrap();
+            for expected in all.range(place..).take(40) {
+                let found = walk.next().unwrap().map(|(key, value)| (key.to_vec(), value.to_vec()));
+                assert_eq!(found, Some((expected.0.clone(), expected.1.clone())));
+            }
+        }
+    }
+}
+
 /// `count` entries with keys and values of these lengths. Keys differ in their last bytes.
 pub(crate) fn entries(count: usize, key_len: usize, value_len: usize) -> Entries {
     (0..count)

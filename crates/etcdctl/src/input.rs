@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use crate::failure::{Exit, Failure};
 use crate::terminal::{self, Raw};
+use retcd_command_line::{Exit, Failure};
 
 /// How to draw the line that is being edited; `None` while there is none. Whoever writes to stdout holds it.
 static EDITED: Mutex<Option<String>> = Mutex::new(None);

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::failure::{Exit, Failure};
+use retcd_command_line::{Exit, Failure};
 
 pub(crate) struct Interrupts {
     interrupt: Signal,

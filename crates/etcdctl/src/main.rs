@@ -4,10 +4,8 @@
 //! All of that is contract here, down to Go's way of quoting a string and of reading a flag.
 //!
 //! ```text
-//!   cli/           the command line: tree of commands, flags in pflag's syntax, help in cobra's layout, completion
 //!   commands/      one file per command: arguments → request → reply
 //!   print/         one file per output format: reply → bytes
-//!   go/            how Go writes and reads strings, numbers, durations and JSON
 //!   session.rs     global flags and environment → client, printer, time limit
 //!   discovery.rs   --discovery-srv
 //!   line_up.rs     what locks and elections have in common
@@ -16,24 +14,25 @@
 //!   progress.rs    how far long work is                      interrupts.rs  Ctrl-C
 //!   decode.rs      what a value is, for people               diff.rs        what changed in one
 //!   http.rs        a member's metrics                        log.rs  failure.rs
+//!   manual.rs      docs/etcdctl.md and the man pages
 //! ```
 //!
-//! The command line is not parsed by a library: no Rust parser takes pflag's syntax (`--flag=false`, flags between
-//! arguments, prefixes of command names only), and the same parser reads the lines of `txn` and `watch -i`.
+//! The command line itself (commands, flags, help, completion, how Go writes values) is the crate `command-line`, which
+//! etcdutl shares.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line tool")]
 
-mod cli;
 mod commands;
 mod decode;
 mod diff;
 mod discovery;
 mod failure;
-mod go;
 mod http;
 mod input;
 mod interrupts;
 mod line_up;
 mod log;
+#[cfg(test)]
+mod manual;
 mod password;
 mod print;
 mod progress;
@@ -41,12 +40,15 @@ mod session;
 mod terminal;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<Vec<u8>> = std::env::args_os().skip(1).map(OsStringExt::into_vec).collect();
-    let result = cli::run(&commands::ROOT, &args);
+    let result = retcd_command_line::run(&commands::ROOT, &args);
     terminal::restore();
     match result {
         Ok(()) => ExitCode::SUCCESS,

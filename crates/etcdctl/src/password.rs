@@ -6,8 +6,8 @@
 
 use std::io::{Read, Write};
 
-use crate::failure::{Exit, Failure};
 use crate::terminal::{END, INTERRUPT, Raw};
+use retcd_command_line::{Exit, Failure};
 
 const CLEAR: u8 = 0x15; // Ctrl-U
 const BACKSPACES: [u8; 2] = [0x08, 0x7f];

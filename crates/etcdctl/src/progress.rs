@@ -3,9 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::go::duration;
 use crate::print::size;
 use crate::terminal;
+use retcd_command_line::go::duration;
 
 /// Pause between two drawings of the bar; the eye is not faster.
 const REDRAW: Duration = Duration::from_millis(100);

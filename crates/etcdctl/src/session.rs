@@ -7,11 +7,12 @@ use retcd_api::etcdserverpb::AuthenticateRequest;
 use retcd_client::{Builder, Client, Config, Error, Tls};
 use tokio::runtime::Runtime;
 
-use crate::cli::{Flag, Flags, Invocation};
-use crate::failure::{Exit, Failure};
-use crate::go::in_go_words;
+use crate::failure;
 use crate::print::{Format, Printer, Reply};
 use crate::{discovery, log, password};
+use retcd_command_line::go::in_go_words;
+use retcd_command_line::{Exit, Failure};
+use retcd_command_line::{Flag, Flags, Invocation};
 
 const PREFIX: &str = "ETCDCTL_";
 
@@ -93,9 +94,9 @@ impl Session {
         if let Some(credentials) = &credentials {
             config.token = runtime
                 .block_on(log_in(&client, config.dial_timeout, credentials))
-                .map_err(|error| Failure::request_with(Exit::BadConnection, &error))?;
+                .map_err(|error| failure::request_with(Exit::BadConnection, &error))?;
             client = with_token(&client, config.token.as_deref())
-                .map_err(|error| Failure::request_with(Exit::BadConnection, &error))?;
+                .map_err(|error| failure::request_with(Exit::BadConnection, &error))?;
         }
         Ok(Session {
             runtime,
@@ -184,7 +185,7 @@ impl Session {
         let Some(credentials) = credentials else {
             return Ok(client);
         };
-        let refused = |error| Failure::request_with(Exit::BadConnection, &error);
+        let refused = |error| failure::request_with(Exit::BadConnection, &error);
         let token = self
             .runtime
             .block_on(log_in(&client, config.dial_timeout, credentials))

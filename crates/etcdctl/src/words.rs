@@ -1,7 +1,7 @@
 //! Splitting a line of `txn` or `watch -i` into words.
 
-use crate::failure::{Exit, Failure};
-use crate::go::quote::unquote_prefix;
+use retcd_command_line::go::quote::unquote_prefix;
+use retcd_command_line::{Exit, Failure};
 
 /// Splits at spaces; `"..."` takes Go's escapes and `'...'` takes everything literally.
 ///

@@ -23,12 +23,11 @@ use retcd_consensus::{FirstMember, InitialState};
 use retcd_net::Url;
 use retcd_state_machine::StateMachine;
 use retcd_state_machine::backend::Failure;
-use retcd_state_machine::cluster::Member;
+use retcd_state_machine::cluster::{self, Member};
 use retcd_storage::data_dir::DataDir;
 use retcd_storage::fs::{Fs, RealFs};
 use retcd_storage::snapshot::Snapshots;
 use retcd_storage::wal::{self, EntryRef, Wal};
-use sha1::{Digest, Sha1};
 use tokio::runtime::Runtime;
 
 use crate::config::{Config, Discovery, InitialCluster};
@@ -58,6 +57,8 @@ pub enum Error {
     Raft(#[from] retcd_consensus::Error),
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    #[error(transparent)]
+    InitialCluster(#[from] retcd_net::initial_cluster::Error),
     #[error(transparent)]
     Discovery(#[from] discovery::Error),
     #[error("member {0:x} has already been bootstrapped")]
@@ -174,7 +175,7 @@ fn check_own_urls(config: &Config) -> Result<(), Error> {
     if is_same {
         return Ok(());
     }
-    Err(Error::Config(crate::config::Error::UrlNotInCluster {
+    Err(Error::InitialCluster(retcd_net::initial_cluster::Error::UrlNotInCluster {
         advertised: config.initial_advertise_peer_urls.to_string(),
         cluster: config.initial_cluster.to_string(),
     }))
@@ -310,22 +311,12 @@ struct FirstMembers {
 
 impl FirstMembers {
     fn of(config: &Config) -> Self {
-        let member = |(name, urls): (&str, &retcd_net::UrlList)| {
-            let mut peer_urls = urls.to_strings();
-            peer_urls.sort();
-            Member {
-                id: member_id(&peer_urls, &config.initial_cluster_token),
-                name: name.to_owned(),
-                peer_urls,
-                ..Member::default()
-            }
-        };
-        let mut members: Vec<Member> = config.initial_cluster.members().map(member).collect();
-        members.sort_by_key(|member| member.id);
+        let named = config.initial_cluster.members().map(|(name, urls)| (name, urls.to_strings()));
+        let members = cluster::first_members(named, &config.initial_cluster_token);
         let own = members.iter().find(|member| member.name == config.name);
         let ids = Ids {
             member: own.map_or(0, |member| member.id),
-            cluster: cluster_id(&members.iter().map(|member| member.id).collect::<Vec<_>>()),
+            cluster: cluster::cluster_id(&members),
         };
         FirstMembers { members, ids }
     }
@@ -500,41 +491,4 @@ fn members_at(snapshot: &ConfState, entries: &[Entry], own: u64) -> (BTreeSet<u6
     learners.remove(&own);
     voters.append(&mut learners);
     (voters, is_voter)
-}
-
-/// A member's id: from its sorted peer URLs and the cluster token, or the time of its addition in seconds.
-pub(crate) fn member_id(sorted_peer_urls: &[String], token: &str) -> u64 {
-    let mut hash = Sha1::new();
-    for url in sorted_peer_urls {
-        hash.update(url);
-    }
-    hash.update(token);
-    first_eight_bytes(hash)
-}
-
-/// The cluster's id: from the ids of its first members, ascending.
-fn cluster_id(sorted_member_ids: &[u64]) -> u64 {
-    let mut hash = Sha1::new();
-    for id in sorted_member_ids {
-        hash.update(id.to_be_bytes());
-    }
-    first_eight_bytes(hash)
-}
-
-fn first_eight_bytes(hash: Sha1) -> u64 {
-    let digest = hash.finalize();
-    u64::from_be_bytes(*digest.first_chunk().expect("SHA-1 has twenty bytes"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Ids as etcd gives them to a member with default flags.
-    #[test]
-    fn ids_are_those_of_etcd() {
-        let id = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster");
-        assert_eq!(format!("{id:x}"), "8e9e05c52164694d");
-        assert_eq!(format!("{:x}", cluster_id(&[id])), "cdf818194e3a8c32");
-    }
 }

@@ -9,6 +9,7 @@ use retcd_api::etcdserverpb as pb;
 use retcd_api::membershippb;
 use retcd_api::raftpb::{ConfChange, ConfChangeType};
 use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
 
 use crate::backend::{Change, Failure};
 use crate::flush::meta_change;
@@ -84,6 +85,49 @@ impl Member {
     pub fn is_started(&self) -> bool {
         !self.name.is_empty()
     }
+}
+
+/// The members of a new cluster, ascending by id, alike on all of them. `named`: names with their peer URLs.
+pub fn first_members<'a>(
+    named: impl Iterator<Item = (&'a str, Vec<String>)>,
+    token: &str,
+) -> Vec<Member> {
+    let member = |(name, mut peer_urls): (&str, Vec<String>)| {
+        peer_urls.sort();
+        Member {
+            id: member_id(&peer_urls, token),
+            name: name.to_owned(),
+            peer_urls,
+            ..Member::default()
+        }
+    };
+    let mut members: Vec<Member> = named.map(member).collect();
+    members.sort_by_key(|member| member.id);
+    members
+}
+
+/// A member's id: from its sorted peer URLs and the cluster token, or the time of its addition in seconds.
+pub fn member_id(sorted_peer_urls: &[String], token: &str) -> u64 {
+    let mut hash = Sha1::new();
+    for url in sorted_peer_urls {
+        hash.update(url);
+    }
+    hash.update(token);
+    first_eight_bytes(hash)
+}
+
+/// The cluster's id: from the ids of its first members, ascending.
+pub fn cluster_id(first: &[Member]) -> u64 {
+    let mut hash = Sha1::new();
+    for member in first {
+        hash.update(member.id.to_be_bytes());
+    }
+    first_eight_bytes(hash)
+}
+
+fn first_eight_bytes(hash: Sha1) -> u64 {
+    let digest = hash.finalize();
+    u64::from_be_bytes(*digest.first_chunk().expect("SHA-1 has twenty bytes"))
 }
 
 /// Who belongs to the cluster.
@@ -366,6 +410,15 @@ mod tests {
             cluster.apply(&add(member)).unwrap();
         }
         cluster
+    }
+
+    /// Ids as they are in etcd with default flags.
+    #[test]
+    fn ids_are_those_of_etcd() {
+        let named = [("default", vec!["http://localhost:2380".to_owned()])];
+        let members = first_members(named.into_iter(), "etcd-cluster");
+        assert_eq!(format!("{:x}", members[0].id), "8e9e05c52164694d");
+        assert_eq!(format!("{:x}", cluster_id(&members)), "cdf818194e3a8c32");
     }
 
     #[test]

@@ -15,6 +15,9 @@ const FILE_MODE: u32 = 0o600;
 /// What the first page of a bbolt file says behind its 16-byte page header; the second page says it too.
 const BBOLT_MAGIC: u32 = 0xED0C_DAED;
 const BBOLT_MAGIC_OFFSETS: [u64; 2] = [16, 4096 + 16];
+/// The same of LMDB. Its page header has 16 bytes, too.
+const LMDB_MAGIC: u32 = 0xBEEF_C0DE;
+const LMDB_MAGIC_OFFSETS: [u64; 1] = [16];
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +27,6 @@ pub enum Error {
 
     #[error("data dir: {} is in use: another process holds its lock", path.display())]
     Locked { path: PathBuf },
-
-    #[error(
-        "data dir: {} is etcd's own bbolt file; conversion is not available yet, the file was left as it is",
-        path.display()
-    )]
-    IsBbolt { path: PathBuf },
 }
 
 /// The paths inside a data directory. Nothing is touched.
@@ -79,12 +76,21 @@ pub struct DataDir {
 }
 
 impl DataDir {
+    /// Locks a directory that is there, for work on it while the member is down. Nothing is made.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; I/O.
+    pub fn open_existing(layout: Layout) -> Result<Self, Error> {
+        let lock = lock(&layout.data_dir)?;
+        Ok(DataDir { layout, _lock: lock })
+    }
+
     /// Makes what is missing (mode 0700), locks the directory, and tests that it can be written.
     ///
     /// The directory of the log is not made: it comes with the log, and its absence means a new member.
     ///
     /// # Errors
-    /// [`Error::Locked`]; [`Error::IsBbolt`] when etcd's own database is there; I/O.
+    /// [`Error::Locked`]; I/O.
     pub fn open(layout: Layout) -> Result<Self, Error> {
         create_dir(&layout.data_dir)?;
         let lock = lock(&layout.data_dir)?;
@@ -95,10 +101,6 @@ impl DataDir {
         }
         sync_dir(&layout.member_dir())?;
         sync_dir(&layout.data_dir)?;
-        let database = layout.backend_path();
-        if is_bbolt(&database)? {
-            return Err(Error::IsBbolt { path: database });
-        }
         Ok(DataDir { layout, _lock: lock })
     }
 
@@ -112,17 +114,29 @@ impl DataDir {
 /// # Errors
 /// I/O.
 pub fn is_bbolt(path: &Path) -> Result<bool, Error> {
+    has_magic(path, BBOLT_MAGIC, &BBOLT_MAGIC_OFFSETS)
+}
+
+/// Whether a file is an LMDB database, as ours are. An absent one is not.
+///
+/// # Errors
+/// I/O.
+pub fn is_lmdb(path: &Path) -> Result<bool, Error> {
+    has_magic(path, LMDB_MAGIC, &LMDB_MAGIC_OFFSETS)
+}
+
+fn has_magic(path: &Path, magic: u32, offsets: &[u64]) -> Result<bool, Error> {
     let failed = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
-    for offset in BBOLT_MAGIC_OFFSETS {
-        let mut magic = [0; 4];
-        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-        match file.read_exact(&mut magic) {
-            Ok(()) if u32::from_le_bytes(magic) == BBOLT_MAGIC => return Ok(true),
+    for offset in offsets {
+        let mut found = [0; 4];
+        file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
+        match file.read_exact(&mut found) {
+            Ok(()) if u32::from_le_bytes(found) == magic => return Ok(true),
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(error) => return Err(failed(error)),
@@ -232,22 +246,17 @@ mod tests {
     }
 
     #[test]
-    fn the_database_of_etcd_is_refused_and_left_alone() {
+    fn the_database_of_etcd_is_known_by_either_meta() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("db");
         for offset in [16, 4096 + 16] {
-            let root = tempfile::tempdir().unwrap();
-            let layout = Layout::new(root.path(), None);
-            std::fs::create_dir_all(layout.snap_dir()).unwrap();
             let mut bytes = vec![0; 16384];
             bytes[offset..offset + 4].copy_from_slice(&BBOLT_MAGIC.to_le_bytes());
-            std::fs::write(layout.backend_path(), &bytes).unwrap();
-            let text = DataDir::open(layout.clone()).unwrap_err().to_string();
-            assert!(text.contains("is etcd's own bbolt file; conversion is not available yet"));
-            assert_eq!(std::fs::read(layout.backend_path()).unwrap(), bytes);
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(is_bbolt(&path).unwrap());
         }
-        let root = tempfile::tempdir().unwrap();
-        let short = root.path().join("short");
-        std::fs::write(&short, b"short").unwrap();
-        assert!(!is_bbolt(&short).unwrap());
+        std::fs::write(&path, b"short").unwrap();
+        assert!(!is_bbolt(&path).unwrap());
         assert!(!is_bbolt(&root.path().join("absent")).unwrap());
     }
 

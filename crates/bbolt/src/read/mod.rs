@@ -214,6 +214,15 @@ impl<R: ReadAt> Database<R> {
         let pages = page::Source::new(&self.source, &self.meta);
         Entries { walk: Walk::new(pages, bucket.root.clone()) }
     }
+
+    /// The entries of a bucket from `key` on, in the order of their keys. Reads one page per level to get there.
+    ///
+    /// # Errors
+    /// Damage; I/O.
+    pub fn entries_from(&self, bucket: &Bucket, key: &[u8]) -> Result<Entries<'_, R>, Fault> {
+        let pages = page::Source::new(&self.source, &self.meta);
+        Ok(Entries { walk: Walk::starting_at(pages, bucket.root.clone(), key)? })
+    }
 }
 
 /// Where a bucket is.

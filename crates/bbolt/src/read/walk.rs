@@ -47,6 +47,35 @@ impl<'a, R: ReadAt> Walk<'a, R> {
         Walk { pages, root: Some(root), stack: Vec::new(), pages_left, buffer: Vec::new() }
     }
 
+    /// A walk that begins with the first element whose key is `from` or above.
+    pub(super) fn starting_at(
+        pages: Source<'a, R>,
+        root: Root,
+        from: &[u8],
+    ) -> Result<Self, Fault> {
+        let mut walk = Walk::new(pages, root);
+        walk.enter_root()?;
+        while let Some(frame) = walk.stack.last_mut() {
+            let page = &frame.page;
+            let before = lower_bound(page, from);
+            match page.kind() {
+                Kind::Leaf => {
+                    frame.next = before;
+                    break;
+                }
+                Kind::Branch => {
+                    // The child before the first key above `from` may hold it; the very first child takes what is below all.
+                    let is_there = before < page.count() && page.key(before) == from;
+                    let element = if is_there { before } else { before.saturating_sub(1) };
+                    let child = page.child(element);
+                    frame.next = element + 1;
+                    walk.descend(child)?;
+                }
+            }
+        }
+        Ok(walk)
+    }
+
     /// The next leaf element, as its page and its number there.
     pub(super) fn next(&mut self) -> Result<Option<(&Page, usize)>, Fault> {
         match self.advance() {
@@ -65,14 +94,7 @@ impl<'a, R: ReadAt> Walk<'a, R> {
 
     /// Brings a leaf with an element to visit to the top of the stack; false at the end.
     fn advance(&mut self) -> Result<bool, Fault> {
-        match self.root.take() {
-            Some(Root::Page(id)) => self.descend(id)?,
-            Some(Root::Inline { holder, bytes }) => {
-                let page = self.pages.inline(holder, bytes)?;
-                self.stack.push(Frame { page, next: 0 });
-            }
-            None => {}
-        }
+        self.enter_root()?;
         while let Some(frame) = self.stack.last_mut() {
             if frame.next == frame.page.count() {
                 let done = self.stack.pop().expect("the frame just looked at");
@@ -89,6 +111,19 @@ impl<'a, R: ReadAt> Walk<'a, R> {
             }
         }
         Ok(false)
+    }
+
+    /// Puts the root on the stack, at the first step.
+    fn enter_root(&mut self) -> Result<(), Fault> {
+        match self.root.take() {
+            Some(Root::Page(id)) => self.descend(id)?,
+            Some(Root::Inline { holder, bytes }) => {
+                let page = self.pages.inline(holder, bytes)?;
+                self.stack.push(Frame { page, next: 0 });
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Puts a page on the stack, below the element that its parent has just passed.
@@ -119,4 +154,18 @@ impl<'a, R: ReadAt> Walk<'a, R> {
         parent.page.key(parent.next - 1) <= page.key(0)
             && above.is_none_or(|frame| page.key(page.count() - 1) < frame.page.key(frame.next))
     }
+}
+
+/// How many elements of a page, whose keys ascend, have keys below `key`.
+fn lower_bound(page: &Page, key: &[u8]) -> usize {
+    let (mut low, mut high) = (0, page.count());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if page.key(middle) < key {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }

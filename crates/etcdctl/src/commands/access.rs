@@ -4,10 +4,11 @@ use retcd_api::etcdserverpb::ResponseHeader;
 use retcd_client::{Client, Error};
 
 use super::text;
-use crate::cli::Invocation;
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::{Done, Reply};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::Invocation;
 
 /// Sends a change and says that it is done.
 pub(super) fn change(
@@ -18,7 +19,7 @@ pub(super) fn change(
     let session = Session::open(invocation)?;
     let header = session
         .block_on(send(session.patient_client()))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::Done(&Done { header, sentence: sentence.into() }))
 }
 

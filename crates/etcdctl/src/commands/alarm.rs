@@ -2,10 +2,11 @@
 
 use retcd_api::etcdserverpb::AlarmResponse;
 
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::Reply;
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -25,7 +26,7 @@ fn list(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().alarm_list())
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::Alarm(&reply))
 }
 
@@ -43,5 +44,5 @@ fn disarm(invocation: &Invocation) -> Result<(), Failure> {
         }
         Ok(all)
     });
-    session.print(&Reply::Alarm(&disarmed.map_err(|error| Failure::request(&error))?))
+    session.print(&Reply::Alarm(&disarmed.map_err(|error| failure::request(&error))?))
 }

@@ -7,10 +7,11 @@ use retcd_api::etcdserverpb::{
 };
 use retcd_client::{Client, Error};
 
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::{Reply, write_out};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation};
 
 const ROOT: &str = "root";
 
@@ -39,7 +40,7 @@ fn enable(invocation: &Invocation) -> Result<(), Failure> {
     let session = open(invocation, "auth enable")?;
     session
         .block_on(enable_with_role(&session.client()))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     write_out(b"Authentication Enabled\n")
 }
 
@@ -60,7 +61,7 @@ fn disable(invocation: &Invocation) -> Result<(), Failure> {
     let session = open(invocation, "auth disable")?;
     session
         .block_on(session.client().auth_disable(AuthDisableRequest {}))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     write_out(b"Authentication Disabled\n")
 }
 
@@ -68,7 +69,7 @@ fn status(invocation: &Invocation) -> Result<(), Failure> {
     let session = open(invocation, "auth status")?;
     let reply = session
         .block_on(session.client().auth_status(AuthStatusRequest {}))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::AuthStatus(&reply))
 }
 

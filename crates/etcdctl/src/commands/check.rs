@@ -7,11 +7,12 @@ mod perf;
 use retcd_api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, RangeRequest};
 use retcd_client::{Client, Error, prefix_range};
 
-use crate::cli::{Action, Command, Flag, Flags};
-use crate::failure::{Exit, Failure};
-use crate::go::quote::quote;
+use crate::failure;
 use crate::print::write_out;
 use crate::session::Session;
+use retcd_command_line::go::quote::quote;
+use retcd_command_line::{Action, Command, Flag, Flags};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -54,7 +55,7 @@ async fn require_empty(client: &Client, prefix: &str, quoted_hint: bool) -> Resu
         limit: 1,
         ..Default::default()
     };
-    let reply = client.range(request).await.map_err(|error| Failure::request(&error))?;
+    let reply = client.range(request).await.map_err(|error| failure::request(&error))?;
     if reply.kvs.is_empty() {
         return Ok(());
     }
@@ -79,7 +80,7 @@ async fn delete_all(client: &Client, prefix: &str) -> Result<i64, Error> {
 async fn compact(client: &Client, revision: i64) -> Result<(), Failure> {
     write_out(format!("Compacting with revision {revision}\n").as_bytes())?;
     let request = CompactionRequest { revision, physical: true };
-    client.compact(request).await.map_err(|error| Failure::request(&error))?;
+    client.compact(request).await.map_err(|error| failure::request(&error))?;
     write_out(format!("Compacted with revision {revision}\n").as_bytes())
 }
 
@@ -87,9 +88,9 @@ async fn defragment(session: &Session) -> Result<(), Failure> {
     for endpoint in session.endpoints() {
         let name = quote(endpoint.as_bytes());
         write_out(format!("Defragmenting {name}\n").as_bytes())?;
-        let client = session.client_of(endpoint).map_err(|error| Failure::request(&error))?;
+        let client = session.client_of(endpoint).map_err(|error| failure::request(&error))?;
         let client = client.without_timeout();
-        client.defragment().await.map_err(|error| Failure::request(&error))?;
+        client.defragment().await.map_err(|error| failure::request(&error))?;
         write_out(format!("Defragmented {name}\n").as_bytes())?;
     }
     Ok(())

@@ -2,11 +2,12 @@
 
 use retcd_api::etcdserverpb::CompactionRequest;
 
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
-use crate::go::number::parse_int;
+use crate::failure;
 use crate::print::write_out;
 use crate::session::Session;
+use retcd_command_line::go::number::parse_int;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <revision>",
@@ -25,6 +26,6 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     let request = CompactionRequest { revision, physical: invocation.flags.bool("physical") };
     session
         .block_on(session.client().compact(request))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     write_out(format!("compacted revision {revision}\n").as_bytes())
 }

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use super::endpoint::{CLUSTER, endpoints};
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::{Exit, Failure, last_attempt};
-use crate::go::duration;
+use crate::failure::last_attempt;
 use crate::log;
 use crate::print::write_out;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
+use retcd_command_line::go::duration;
+use retcd_command_line::{Action, Command, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     short: "Defragments the storage of the etcd members with given endpoints",

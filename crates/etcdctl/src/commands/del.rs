@@ -6,11 +6,12 @@ use retcd_api::etcdserverpb::DeleteRangeRequest;
 use retcd_client::{from_key_range, prefix_range};
 
 use super::{either_prefix_or_from_key, range_end_is_implied};
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
-use crate::failure::Failure;
-use crate::go::quote::quote;
+use crate::failure;
 use crate::print::Reply;
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::go::quote::quote;
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <key> [range_end]",
@@ -32,7 +33,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().delete_range(request))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::DeleteRange(&reply))
 }
 

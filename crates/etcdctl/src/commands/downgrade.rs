@@ -3,10 +3,11 @@
 use retcd_api::etcdserverpb::downgrade_request::DowngradeAction;
 
 use super::text;
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::Reply;
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<TARGET_VERSION>",
@@ -61,6 +62,6 @@ fn run(
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().downgrade(action, version))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::Downgrade(name, &reply))
 }

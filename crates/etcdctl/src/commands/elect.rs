@@ -5,12 +5,13 @@ use retcd_api::etcdserverpb::{RangeRequest, RangeResponse, WatchCreateRequest};
 use retcd_api::mvccpb::{KeyValue, event::EventType};
 use retcd_client::{Client, Error, cancellation, concurrency, prefix_end};
 
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
+use crate::failure;
 use crate::interrupts::Interrupts;
 use crate::line_up::{Place, revision};
 use crate::print::{Printer, Reply};
 use crate::session::Session;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 /// Seconds after which a leader that is gone is not the leader any more.
 const TTL: i64 = 60;
@@ -44,11 +45,11 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
 async fn campaign(session: &Session, name: &[u8], proposal: &[u8]) -> Result<(), Failure> {
     let client = session.endless_client();
     let mut interrupts = Interrupts::listen()?;
-    let lease = client.lease_grant(TTL, 0).await.map_err(|error| Failure::request(&error))?.id;
+    let lease = client.lease_grant(TTL, 0).await.map_err(|error| failure::request(&error))?.id;
     let kept = concurrency::Session::with_lease(&client, lease);
     let place = Place::take(&client, name, proposal, lease)
         .await
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     let elected = tokio::select! {
         elected = until_elected(&client, &place) => elected,
         () = kept.done() => Err(expired()),
@@ -66,12 +67,12 @@ async fn campaign(session: &Session, name: &[u8], proposal: &[u8]) -> Result<(),
         place.leave(&client, lease).await
     };
     // What went wrong first is what counts.
-    result.and(resigned.await.map_err(|error| Failure::request(&error)))
+    result.and(resigned.await.map_err(|error| failure::request(&error)))
 }
 
 async fn until_elected(client: &Client, place: &Place) -> Result<RangeResponse, Failure> {
-    place.until_first(client).await.map_err(|error| Failure::request(&error))?;
-    let own = place.read(client).await.map_err(|error| Failure::request(&error))?;
+    place.until_first(client).await.map_err(|error| failure::request(&error))?;
+    let own = place.read(client).await.map_err(|error| failure::request(&error))?;
     own.ok_or_else(expired)
 }
 

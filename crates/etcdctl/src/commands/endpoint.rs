@@ -7,11 +7,12 @@ use retcd_api::etcdserverpb::{AlarmResponse, AlarmType, RangeRequest};
 use retcd_client::{Client, Error};
 use tokio::task::JoinSet;
 
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure, last_attempt};
+use crate::failure::{self, last_attempt};
 use crate::log;
 use crate::print::{Health, Of, Reply};
 use crate::session::Session;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -49,7 +50,7 @@ pub(super) fn endpoints(session: &Session, is_cluster: bool) -> Result<Vec<Strin
         return Ok(session.endpoints().to_vec());
     }
     let reply = session.block_on(session.client().member_list(true)).map_err(|error| {
-        Failure::request(&error).in_words(|error| {
+        failure::request(&error).in_words(|error| {
             format!("failed to fetch endpoints from etcd cluster member list: {error}")
         })
     })?;

@@ -5,11 +5,12 @@ use retcd_api::etcdserverpb::{RangeRequest, RangeResponse};
 use retcd_client::{from_key_range, prefix_range};
 
 use super::{either_prefix_or_from_key, is_serializable, range_end_is_implied};
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
 use crate::decode;
-use crate::failure::{Exit, Failure};
+use crate::failure;
 use crate::print::{Format, Printer, Reply, shown, write_out};
 use crate::session::Session;
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <key> [range_end]",
@@ -49,7 +50,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
             client.range(request).await
         }
     });
-    let reply = reply.map_err(|error| Failure::request(&error))?;
+    let reply = reply.map_err(|error| failure::request(&error))?;
     let printer = printer(flags, session.printer)?;
     if flags.bool("decode") {
         return print_decoded(&reply, printer);

@@ -3,11 +3,12 @@
 use retcd_client::Error;
 
 use super::lease_id;
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
-use crate::go::number::parse_int;
+use crate::failure;
 use crate::print::{Format, Reply, WithKeys, write_out};
 use crate::session::Session;
+use retcd_command_line::go::number::parse_int;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -54,7 +55,7 @@ fn grant(invocation: &Invocation) -> Result<(), Failure> {
         .map_err(|error| Failure::bad_args(format!("bad TTL ({error})")))?;
     let session = Session::open(invocation)?;
     let reply = session.block_on(session.client().lease_grant(ttl, 0)).map_err(|error| {
-        Failure::request(&error).in_words(|error| format!("failed to grant lease ({error})"))
+        failure::request(&error).in_words(|error| format!("failed to grant lease ({error})"))
     })?;
     session.print(&Reply::LeaseGrant(&reply))
 }
@@ -63,7 +64,7 @@ fn revoke(invocation: &Invocation) -> Result<(), Failure> {
     let id = only_id(invocation, "lease revoke command needs 1 argument")?;
     let session = Session::open(invocation)?;
     let reply = session.block_on(session.client().lease_revoke(id)).map_err(|error| {
-        Failure::request(&error).in_words(|error| format!("failed to revoke lease ({error})"))
+        failure::request(&error).in_words(|error| format!("failed to revoke lease ({error})"))
     })?;
     session.print(&Reply::LeaseRevoke(id, &reply))
 }
@@ -120,5 +121,5 @@ fn only_id(invocation: &Invocation, otherwise: &str) -> Result<i64, Failure> {
 
 /// etcdctl calls every failed question about a lease a bad connection.
 fn bad_connection(error: &Error) -> Failure {
-    Failure::request_with(Exit::BadConnection, error)
+    failure::request_with(Exit::BadConnection, error)
 }

@@ -10,13 +10,14 @@ use retcd_api::etcdserverpb::RangeResponse;
 use retcd_client::Client;
 use retcd_client::concurrency;
 
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
-use crate::go::quote::quote;
+use crate::failure;
 use crate::interrupts::Interrupts;
 use crate::line_up::{Place, revision};
 use crate::print::Reply;
 use crate::session::Session;
+use retcd_command_line::go::quote::quote;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<lockname> [exec-command arg1 arg2 ...]",
@@ -52,10 +53,10 @@ async fn lock(
 ) -> Result<(), Failure> {
     let client = session.endless_client();
     let mut interrupts = Interrupts::listen()?;
-    let lease = client.lease_grant(ttl, 0).await.map_err(|error| Failure::request(&error))?.id;
+    let lease = client.lease_grant(ttl, 0).await.map_err(|error| failure::request(&error))?.id;
     let kept = concurrency::Session::with_lease(&client, lease);
     let place =
-        Place::take(&client, name, b"", lease).await.map_err(|error| Failure::request(&error))?;
+        Place::take(&client, name, b"", lease).await.map_err(|error| failure::request(&error))?;
     let held = tokio::select! {
         held = acquire(&client, &place) => held,
         () = kept.done() => Err(expired()),
@@ -71,13 +72,13 @@ async fn lock(
         place.leave(&client, lease).await
     };
     // What went wrong first is what counts.
-    result.and(left.await.map_err(|error| Failure::request(&error)))
+    result.and(left.await.map_err(|error| failure::request(&error)))
 }
 
 /// Waits for the lock, and makes sure that it is still there to be had.
 async fn acquire(client: &Client, place: &Place) -> Result<RangeResponse, Failure> {
-    place.until_first(client).await.map_err(|error| Failure::request(&error))?;
-    let own = place.read(client).await.map_err(|error| Failure::request(&error))?;
+    place.until_first(client).await.map_err(|error| failure::request(&error))?;
+    let own = place.read(client).await.map_err(|error| failure::request(&error))?;
     own.ok_or_else(expired)
 }
 

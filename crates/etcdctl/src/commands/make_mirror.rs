@@ -16,11 +16,12 @@ use retcd_client::{Client, Error, Txn, cancellation, prefix_range};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
-use crate::failure::{Exit, Failure};
+use crate::failure;
 use crate::print::write_out;
 use crate::progress::{Progress, Unit};
 use crate::session::{Credentials, Security, Session};
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <destination>",
@@ -140,7 +141,7 @@ struct Mirror {
 
 impl Mirror {
     async fn run(mut self, revision: i64) -> Result<Never, Failure> {
-        let refused = |error: Error| Failure::request(&error);
+        let refused = |error: Error| failure::request(&error);
         let copied_at = if revision > 1 { revision - 1 } else { self.copy().await? };
         let (key, range_end) = prefix_range(self.names.prefix.clone());
         let mut watcher = self.source.watcher();
@@ -166,7 +167,7 @@ impl Mirror {
 
     /// Copies all keys; returns the revision at which they were read.
     async fn copy(&mut self) -> Result<i64, Failure> {
-        let refused = |error: Error| Failure::request(&error);
+        let refused = |error: Error| failure::request(&error);
         let (mut key, range_end) = prefix_range(self.names.prefix.clone());
         let (mut revision, mut writes) = (0, JoinSet::new());
         loop {
@@ -205,24 +206,24 @@ impl Mirror {
             return Ok(());
         };
         let written = written.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
-        written.map_err(|error| Failure::request(&error))?;
+        written.map_err(|error| failure::request(&error))?;
         self.total.add(1)
     }
 
     /// Repeats what happened, transaction by transaction.
     async fn follow(&mut self, reply: WatchResponse) -> Result<(), Failure> {
         if reply.compact_revision != 0 {
-            return Err(Failure::request(&Error::Rpc(RpcError::Compacted)));
+            return Err(failure::request(&Error::Rpc(RpcError::Compacted)));
         }
         if let Some(reason) = cancellation(&reply) {
-            return Err(Failure::request(&reason));
+            return Err(failure::request(&reason));
         }
         let mut events = VecDeque::from(reply.events);
         while !events.is_empty() {
             let count = transaction(events.make_contiguous(), self.operations_max);
             let txn = events.drain(..count).fold(Txn::new(), |txn, event| self.repeat(txn, event));
             let written = self.destination.txn(txn.into_request()).await;
-            written.map_err(|error| Failure::request(&error))?;
+            written.map_err(|error| failure::request(&error))?;
             self.total.add(count as u64)?;
         }
         Ok(())

@@ -3,11 +3,12 @@
 use retcd_api::etcdserverpb::{MemberAddResponse, MemberListResponse};
 
 use super::{is_serializable, member_id, text};
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::Failure;
-use crate::go::quote::quote;
+use crate::failure;
 use crate::print::{Format, MemberChange, Reply, write_out};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::go::quote::quote;
+use retcd_command_line::{Action, Command, Flag, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -60,7 +61,7 @@ fn list(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().member_list(!serializable))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::MemberList(&reply))
 }
 
@@ -75,7 +76,7 @@ fn add(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().member_add(urls, is_learner))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::MemberAdd(&reply))?;
     match session.printer.format {
         Format::Simple { .. } => {
@@ -123,7 +124,7 @@ fn remove(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().member_remove(id))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     let reply = MemberListResponse { header: reply.header, members: reply.members };
     session.print(&Reply::MemberChange(&MemberChange { id, done: "removed from", reply }))
 }
@@ -134,7 +135,7 @@ fn update(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().member_update(id, urls))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     let reply = MemberListResponse { header: reply.header, members: reply.members };
     session.print(&Reply::MemberChange(&MemberChange { id, done: "updated in", reply }))
 }
@@ -144,7 +145,7 @@ fn promote(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().member_promote(id))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     let reply = MemberListResponse { header: reply.header, members: reply.members };
     session.print(&Reply::MemberChange(&MemberChange { id, done: "promoted in", reply }))
 }

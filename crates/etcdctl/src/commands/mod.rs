@@ -31,14 +31,25 @@ mod user;
 mod version;
 mod watch;
 
-use crate::cli::{Action, Command, Flag};
-use crate::failure::Failure;
-use crate::go::number::{parse_int, parse_uint};
 use crate::session::GLOBAL_FLAGS;
+use retcd_command_line::Failure;
+use retcd_command_line::go::number::{parse_int, parse_uint};
+use retcd_command_line::{Action, Command, EXTRA, Flag};
+
+/// The order in which the program lists its commands.
+pub(crate) const HEADINGS: [(&str, &str); 6] = [
+    ("kv", "Key-value commands"),
+    ("cluster", "Cluster maintenance commands"),
+    ("concurrency", "Concurrency commands"),
+    ("auth", "Authentication commands"),
+    ("utility", "Utility commands"),
+    (EXTRA, "Commands that etcd's own etcdctl does not have"),
+];
 
 /// The whole of etcdctl. The order is the one in which suggestions are made.
 pub(crate) static ROOT: Command = Command {
     short: "A command line client for etcd.",
+    headings: &HEADINGS,
     inherited_flags: &GLOBAL_FLAGS,
     subcommands: &[
         get::COMMAND,
@@ -68,7 +79,7 @@ pub(crate) static ROOT: Command = Command {
         HELP,
         top::COMMAND,
         tree::COMMAND,
-        completion::COMPLETE,
+        retcd_command_line::completion::COMPLETE,
     ],
     ..Command::new("etcdctl", "", Action::Group)
 };
@@ -90,7 +101,7 @@ fn is_serializable(consistency: &str) -> Result<bool, Failure> {
         "s" => Ok(true),
         other => {
             let message = format!("unknown consistency flag {other:?}");
-            Err(Failure::new(crate::failure::Exit::BadFeature, message))
+            Err(Failure::new(retcd_command_line::Exit::BadFeature, message))
         }
     }
 }
@@ -111,7 +122,7 @@ fn text(argument: &[u8]) -> Result<String, Failure> {
     String::from_utf8(argument.to_vec()).map_err(|_| {
         let message = "rpc error: code = Internal desc = grpc: error while marshaling: \
                        string field contains invalid UTF-8";
-        Failure::new(crate::failure::Exit::Error, message)
+        Failure::new(retcd_command_line::Exit::Error, message)
     })
 }
 

@@ -1,10 +1,11 @@
 //! `move-leader`: makes another member the leader.
 
 use super::member_id;
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::{Done, Reply};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<transferee-member-id>",
@@ -22,14 +23,14 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     for endpoint in session.endpoints() {
         let client =
             session.client_of(endpoint).map_err(|error| Failure::bad_args(error.to_string()))?;
-        let status = session.block_on(client.status()).map_err(|error| Failure::request(&error))?;
+        let status = session.block_on(client.status()).map_err(|error| failure::request(&error))?;
         let leader = status.leader;
         if status.header.is_none_or(|header| header.member_id != leader) {
             continue;
         }
         let reply = session
             .block_on(client.move_leader(target))
-            .map_err(|error| Failure::request(&error))?;
+            .map_err(|error| failure::request(&error))?;
         let sentence = format!("Leadership transferred from {leader:x} to {target:x}").into_bytes();
         return session.print(&Reply::MoveLeader(&Done { header: reply.header, sentence }));
     }

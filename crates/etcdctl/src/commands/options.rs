@@ -1,9 +1,9 @@
 //! `options`: the flags that every command takes.
 
-use crate::cli::{Action, Command, Invocation, flag_usages};
-use crate::failure::Failure;
 use crate::print::write_out;
 use crate::session::GLOBAL_FLAGS;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation, flag_usages};
 
 pub(super) const COMMAND: Command = Command {
     short: "Shows the flags that every command takes",

@@ -5,10 +5,11 @@ use std::io::Read;
 use retcd_api::etcdserverpb::PutRequest;
 
 use super::lease_id;
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::Reply;
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] <key> <value> (<value> can also be given from stdin)",
@@ -31,7 +32,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.client().put(request))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::Put(&reply))
 }
 

@@ -10,10 +10,11 @@ use retcd_client::prefix_end;
 
 use super::access::{change, no_arguments, only_name};
 use super::text;
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::{Reply, range};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
 
 /// As an end: no end. As a key: the first one.
 const ZERO: &[u8] = b"\0";
@@ -86,7 +87,7 @@ fn get(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.patient_client().role_get(AuthRoleGetRequest { role: role.clone() }))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::RoleGet(&role, &reply))
 }
 
@@ -95,7 +96,7 @@ fn list(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.patient_client().role_list(AuthRoleListRequest {}))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::RoleList(&reply))
 }
 

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use retcd_client::Client;
 
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::{Exit, Failure, last_attempt};
-use crate::go::{duration, in_go_words};
+use crate::failure::last_attempt;
 use crate::log;
 use crate::print::{size, write_out};
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
+use retcd_command_line::go::{duration, in_go_words};
+use retcd_command_line::{Action, Command, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 /// The last bytes of a snapshot are a SHA-256, which makes its size no multiple of a disk's sector.
 const CHECKSUM_BYTES: u64 = 32;

@@ -22,10 +22,10 @@ use self::keys::Keys;
 use self::members::Members;
 use self::screen::{Input, Screen};
 use super::endpoint::{CLUSTER, endpoints};
-use crate::cli::{Action, Command, EXTRA, Flag, Invocation};
-use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, EXTRA, Flag, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options]",

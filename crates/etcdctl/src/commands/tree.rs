@@ -10,10 +10,11 @@ use retcd_api::etcdserverpb::RangeRequest;
 use retcd_api::mvccpb::KeyValue;
 use retcd_client::{Client, Error, prefix_range};
 
-use crate::cli::{Action, Command, EXTRA, Flag, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::print::{shown, size, write_out};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, EXTRA, Flag, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] [prefix]",
@@ -61,7 +62,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     let revision = invocation.flags.int("rev").max(0);
     session
         .block_on(for_each_key(&session.client(), prefix, revision, add))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     let name = if prefix.is_empty() { "(all keys)".to_owned() } else { shown(prefix) };
     write_out(root.drawn(&name).as_bytes())
 }

@@ -18,14 +18,15 @@ use retcd_api::etcdserverpb::{Compare, TxnRequest};
 use retcd_client::{Txn, compare};
 
 use super::{del, get, put};
-use crate::cli::{Action, Command, Flag, Invocation, parse};
-use crate::failure::{Exit, Failure};
-use crate::go::number::parse_int;
-use crate::go::quote::{quote, unquote_prefix};
+use crate::failure;
 use crate::input::Lines;
 use crate::print::{Reply, write_out};
 use crate::session::Session;
 use crate::words;
+use retcd_command_line::go::number::parse_int;
+use retcd_command_line::go::quote::{quote, unquote_prefix};
+use retcd_command_line::{Action, Command, Flag, Invocation, parse};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options]",
@@ -56,7 +57,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
     drop(lines);
     let reply = session
         .block_on(session.patient_client().txn(request))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::Txn(&reply))
 }
 

@@ -8,11 +8,12 @@ use retcd_api::etcdserverpb::{
 
 use super::access::{change, names, no_arguments, only_name};
 use super::text;
-use crate::cli::{Action, Command, Flag, Flags, Invocation};
-use crate::failure::Failure;
+use crate::failure;
 use crate::password;
 use crate::print::{Reply, write_out};
 use crate::session::Session;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     operands: "<subcommand>",
@@ -117,7 +118,7 @@ fn get(invocation: &Invocation) -> Result<(), Failure> {
     let client = session.patient_client();
     let reply = session
         .block_on(client.user_get(AuthUserGetRequest { name: name.clone() }))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     if !invocation.flags.bool("detail") {
         return session.print(&Reply::UserGet(&name, &reply));
     }
@@ -126,7 +127,7 @@ fn get(invocation: &Invocation) -> Result<(), Failure> {
         write_out(b"\n")?;
         let permissions = session
             .block_on(client.role_get(AuthRoleGetRequest { role: role.clone() }))
-            .map_err(|error| Failure::request(&error))?;
+            .map_err(|error| failure::request(&error))?;
         session.print(&Reply::RoleGet(&role, &permissions))?;
     }
     Ok(())
@@ -137,7 +138,7 @@ fn list(invocation: &Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let reply = session
         .block_on(session.patient_client().user_list(AuthUserListRequest {}))
-        .map_err(|error| Failure::request(&error))?;
+        .map_err(|error| failure::request(&error))?;
     session.print(&Reply::UserList(&reply))
 }
 

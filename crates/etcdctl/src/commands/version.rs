@@ -2,9 +2,9 @@
 
 use retcd_api::{API_VERSION, ETCD_VERSION};
 
-use crate::cli::{Action, Command, Invocation};
-use crate::failure::Failure;
 use crate::print::write_out;
+use retcd_command_line::Failure;
+use retcd_command_line::{Action, Command, Invocation};
 
 pub(super) const COMMAND: Command = Command {
     short: "Prints the version of etcdctl",

@@ -10,15 +10,15 @@ use retcd_api::mvccpb::event::EventType;
 use retcd_client::{Error, Watcher, cancellation, is_progress_notify, prefix_range};
 use tokio::sync::mpsc;
 
-use crate::cli::{Action, Command, Flag, Flags, Invocation, parse};
-use crate::failure::{Exit, Failure};
-use crate::go::quote::{quote, quote_list};
 use crate::input::Lines;
 use crate::interrupts::Interrupts;
 use crate::print::{Printer, Reply, shown, write_out};
 use crate::session::Session;
 use crate::terminal::is_interactive;
 use crate::{diff, words};
+use retcd_command_line::go::quote::{quote, quote_list};
+use retcd_command_line::{Action, Command, Flag, Flags, Invocation, parse};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",

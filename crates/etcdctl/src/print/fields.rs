@@ -11,9 +11,9 @@ use retcd_api::etcdserverpb::{
 use retcd_api::mvccpb::KeyValue;
 
 use super::{Health, Of, Output, Reply, unsupported};
-use crate::failure::Failure;
-use crate::go::duration;
-use crate::go::quote::quote;
+use retcd_command_line::Failure;
+use retcd_command_line::go::duration;
+use retcd_command_line::go::quote::quote;
 
 pub(super) fn render(reply: &Reply<'_>, hex: bool) -> Result<Output, Failure> {
     let mut fields = Fields { output: Output::default(), hex };

@@ -13,8 +13,8 @@ use retcd_api::etcdserverpb::{
 use retcd_api::mvccpb::{Event, KeyValue};
 
 use super::{Health, Of, Output, Reply};
-use crate::go::duration;
-use crate::go::json::{Fields, array, bytes, object, text};
+use retcd_command_line::go::duration;
+use retcd_command_line::go::json::{Fields, array, bytes, object, text};
 
 pub(super) fn render(reply: &Reply<'_>, hex: bool) -> Output {
     let mut output = Output::default();

@@ -8,9 +8,8 @@ mod json;
 mod protobuf;
 mod simple;
 mod table;
-mod units;
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use retcd_api::etcdserverpb::{
@@ -21,12 +20,12 @@ use retcd_api::etcdserverpb::{
     PutResponse, RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
 };
 
-use crate::failure::{Exit, Failure};
-use crate::go::quote::quote;
 use crate::input;
+use retcd_command_line::go::quote::quote;
+use retcd_command_line::{Exit, Failure};
 
+pub(crate) use retcd_command_line::units::size;
 pub(crate) use simple::range;
-pub(crate) use units::size;
 
 /// The value of `--write-out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,11 +166,7 @@ impl Printer {
 
 /// Writes to stdout at once, so that readers of a pipe see each reply when it comes.
 pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
-    input::print_above(bytes).map_err(|error| match error.kind() {
-        // Whoever read the pipe has seen enough, as `head` does.
-        ErrorKind::BrokenPipe => Failure::silent(Exit::Error),
-        _ => Failure::new(Exit::Error, format!("write stdout: {error}")),
-    })
+    input::print_above(bytes).map_err(|error| retcd_command_line::write_failure(&error))
 }
 
 /// A key, or a part of one, in the midst of a line.

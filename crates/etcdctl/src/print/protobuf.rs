@@ -4,7 +4,7 @@ use prost::Message;
 use retcd_api::etcdserverpb::{AuthEnableResponse, ResponseHeader, WatchResponse};
 
 use super::{Output, Reply, unsupported};
-use crate::failure::{Exit, Failure};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) fn render(reply: &Reply<'_>) -> Result<Output, Failure> {
     let header = |header: &Option<ResponseHeader>| header.unwrap_or_default().encode_to_vec();

@@ -12,7 +12,7 @@ use retcd_client::prefix_end;
 
 use super::table::{hash_kv_rows, member_rows, status_rows};
 use super::{Health, Output, Reply, WithKeys};
-use crate::go::duration;
+use retcd_command_line::go::duration;
 
 pub(super) fn render(reply: &Reply<'_>, hex: bool, values_only: bool) -> Output {
     let mut simple = Simple { output: Output::default(), hex, values_only };

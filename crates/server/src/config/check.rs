@@ -346,7 +346,7 @@ fn initial_cluster(
     if text.is_empty() || is_default && name != Flag::named("name").default {
         return Ok(InitialCluster::single(name, advertised.clone()));
     }
-    InitialCluster::parse(&text)
+    Ok(InitialCluster::parse(&text)?)
 }
 
 fn intervals(settings: &Settings) -> Result<(Duration, Duration), Error> {

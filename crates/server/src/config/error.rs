@@ -129,18 +129,8 @@ pub enum Error {
     AuthToken(#[from] tokens::Error),
     #[error("unknown metrics level {0:?}, supported values basic, extensive")]
     MetricsLevel(String),
-    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
-    NameNotInCluster(String),
-    #[error("initial cluster {0} has duplicate url")]
-    DuplicateClusterUrl(String),
-    #[error(
-        "--initial-cluster has {cluster} but missing from --initial-advertise-peer-urls={advertised}"
-    )]
-    UrlNotAdvertised { cluster: String, advertised: String },
-    #[error(
-        "--initial-advertise-peer-urls has {advertised} but missing from --initial-cluster={cluster}"
-    )]
-    UrlNotInCluster { cluster: String, advertised: String },
+    #[error(transparent)]
+    InitialCluster(#[from] retcd_net::initial_cluster::Error),
 }
 
 impl Error {

@@ -23,7 +23,6 @@ mod file;
 pub mod flags;
 pub mod gates;
 pub mod help;
-mod initial_cluster;
 mod machine;
 mod notice;
 mod report;
@@ -39,8 +38,8 @@ use std::time::Duration;
 pub use allowed::Allowed;
 pub use error::Error;
 pub use gates::{FeatureGates, Gate};
-pub use initial_cluster::InitialCluster;
 pub use notice::Notice;
+pub use retcd_net::InitialCluster;
 use retcd_net::UrlList;
 pub use tls::{Security, UrlKind};
 pub use value::{Kind, Value};
@@ -288,7 +287,7 @@ impl Config {
     /// # Errors
     /// In etcd's words.
     pub fn check_first_start(&self) -> Result<(), Error> {
-        self.initial_cluster.check(&self.name, &self.initial_advertise_peer_urls)
+        Ok(self.initial_cluster.check(&self.name, &self.initial_advertise_peer_urls)?)
     }
 
     /// Logs what was noticed while reading.

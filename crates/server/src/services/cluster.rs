@@ -11,10 +11,9 @@ use retcd_api::error::RpcError;
 use retcd_api::etcdserverpb as pb;
 use retcd_api::raftpb::{ConfChange, ConfChangeType};
 use retcd_net::Url;
-use retcd_state_machine::cluster::Member;
+use retcd_state_machine::cluster::{Member, member_id};
 
 use super::{Answer, HeaderKind, Services, decode, guard};
-use crate::bootstrap;
 use crate::grpc::Metadata;
 use crate::peer::client;
 
@@ -49,7 +48,7 @@ pub(super) async fn member_add(
     let peer_urls = checked_urls(&request.peer_ur_ls)?;
     let is_learner = request.is_learner;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let id = bootstrap::member_id(&peer_urls, &now.to_string());
+    let id = member_id(&peer_urls, &now.to_string());
     let member = Member { id, peer_urls, is_learner, ..Member::default() };
     let kind = if is_learner {
         ConfChangeType::ConfChangeAddLearnerNode

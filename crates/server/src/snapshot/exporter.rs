@@ -13,7 +13,7 @@ use retcd_storage::backend::Pinned;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::exports::Hold;
-use super::{Error, Membership, bbolt, stored};
+use super::{Error, Membership};
 use crate::metrics::Metrics;
 use crate::node::storage_loop::StorageHandle;
 use crate::peer::{ChunkSender, Chunks, Later, OutgoingSnapshot, SnapshotSource, chunks};
@@ -77,7 +77,8 @@ impl Exporter {
         is_for_member: bool,
     ) -> Result<Export, RpcError> {
         let pinned = self.storage.pin().await?.map_err(|failure| unknown(&failure))?;
-        let state = stored::durable_state(&pinned).map_err(|failure| unknown(&failure))?;
+        let state =
+            retcd_conversion::durable_state(&pinned).map_err(|failure| unknown(&failure))?;
         let state = state.ok_or_else(|| unknown(&Error::Empty))?;
         let hold = is_for_member.then(|| self.storage.exports().hold(state.index));
         let (opened, measured) = oneshot::channel();
@@ -182,15 +183,15 @@ impl Task {
 
     fn measure(&self) -> Result<Opened, Error> {
         let membership = Membership::read(&self.pinned)?.to_store_json();
-        let storage_version = stored::storage_version(&self.pinned)?;
+        let storage_version = retcd_conversion::storage_version(&self.pinned)?;
         let mut writer = Writer::measuring(PageSize::DEFAULT);
-        bbolt::write(&self.pinned, &mut writer)?;
+        retcd_conversion::write(&self.pinned, &mut writer)?;
         Ok(Opened { membership, storage_version, layout: writer.finish()? })
     }
 
     fn stream(&self, layout: Layout) -> Result<(), Error> {
         let mut writer = Writer::streaming(ToChunks(&self.sender), layout)?;
-        bbolt::write(&self.pinned, &mut writer)?;
+        retcd_conversion::write(&self.pinned, &mut writer)?;
         writer.finish()?;
         Ok(self.pinned.trim_resident()?)
     }

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use retcd_api::raftpb::SnapshotMetadata;
-use retcd_bbolt::Database;
+use retcd_api::raftpb::{ConfState, SnapshotMetadata};
+use retcd_conversion::BboltFile;
 use retcd_state_machine::schema::{self, Bucket, meta};
 use retcd_storage::backend::{LmdbBackend, Loader, Options};
 use retcd_storage::data_dir::Layout;
 
+use super::Error;
 use super::received::{Received, Temporary};
-use super::{Error, bbolt};
 use crate::peer::{Chunks, IncomingSnapshot, Later, SnapshotReceiver};
 
 /// Receives databases, and hands them over when Raft has taken their snapshot. Clones share the directory.
@@ -75,19 +75,25 @@ fn save(temporary: &Temporary, mut chunks: Chunks) -> Result<File, Error> {
 }
 
 /// Makes a database file of ours out of a whole bbolt file, durable under its name when it returns.
-fn convert(received: &Received, file: File, snapshot: &SnapshotMetadata) -> Result<(), Error> {
-    let database = Database::open(file)?;
+pub(super) fn convert(
+    received: &Received,
+    file: File,
+    snapshot: &SnapshotMetadata,
+) -> Result<(), Error> {
+    let database = BboltFile::of(file)?;
     let temporary = received.temporary("snap.lmdb");
     let mut loader = Loader::create(temporary.path(), Options::default())?;
-    let found = bbolt::load(&database, &mut loader)?;
+    let found = retcd_conversion::load(&database, &mut loader)?;
     if found.index < snapshot.index {
         return Err(Error::Old { found: found.index, announced: snapshot.index });
     }
-    // Databases of etcd before 3.5 do not say these.
+    // Databases of etcd before 3.5 do not say this.
     if !found.has_term {
         loader.put(Bucket::Meta, meta::TERM, &snapshot.term.to_be_bytes())?;
     }
-    if let Some(conf_state) = snapshot.conf_state.as_ref().filter(|_| !found.has_conf_state) {
+    // Nor this, and after a restore etcd's says who was there before.
+    let is_said = |_: &&ConfState| found.conf_state.is_none() || found.index == snapshot.index;
+    if let Some(conf_state) = snapshot.conf_state.as_ref().filter(is_said) {
         loader.put(Bucket::Meta, meta::CONF_STATE, &schema::conf_state_json(conf_state))?;
     }
     loader.finish()?;

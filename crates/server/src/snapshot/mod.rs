@@ -30,14 +30,10 @@
 //!
 //! Memory is bounded on both ways, whatever the size of the database.
 
-mod bbolt;
-mod check;
 mod exporter;
 mod exports;
 mod importer;
-mod membership;
 mod received;
-mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -49,9 +45,8 @@ use retcd_state_machine::backend::Failure;
 pub(crate) use exporter::{Export, Exporter};
 pub(crate) use exports::Exports;
 pub(crate) use importer::Importer;
-pub(crate) use membership::Membership;
 pub(crate) use received::recover;
-pub(crate) use stored::durable_state;
+pub(crate) use retcd_conversion::{Membership, durable_state};
 
 /// Why a database was not exported, imported or taken into use.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +63,8 @@ pub(crate) enum Error {
     #[error("cannot write the database: {0}")]
     Write(#[from] retcd_bbolt::Error),
 
-    #[error("the received database is damaged: {0}")]
-    Damaged(#[from] retcd_bbolt::Fault),
-
-    #[error("the received database is damaged: an entry of bucket {bucket} {reason}")]
-    Entry { bucket: &'static str, reason: &'static str },
+    #[error("what was received cannot be used: {0}")]
+    Conversion(#[from] retcd_conversion::Error),
 
     #[error("the received database breaks off: {0}")]
     BreaksOff(#[source] io::Error),
@@ -121,8 +113,11 @@ impl From<Error> for io::Error {
                 let kind = source.kind();
                 io::Error::new(kind, source)
             }
-            error @ (Error::Damaged(_)
-            | Error::Entry { .. }
+            error @ (Error::Conversion(
+                retcd_conversion::Error::Damaged(_)
+                | retcd_conversion::Error::Entry { .. }
+                | retcd_conversion::Error::Failure(_),
+            )
             | Error::Old { .. }
             | Error::NoIndex) => io::Error::new(io::ErrorKind::InvalidData, error),
             error => io::Error::other(error),

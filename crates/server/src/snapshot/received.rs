@@ -6,21 +6,24 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use retcd_api::raftpb::SnapshotMetadata;
 use retcd_api::walpb;
 use retcd_state_machine::backend::Failure;
 use retcd_storage::backend::{LmdbBackend, Options};
 use retcd_storage::data_dir::Layout;
 
-use super::{Error, stored};
+use super::{Error, importer};
 
 /// A whole database in our format, of the snapshot at the index before it.
 const CONVERTED_SUFFIX: &str = ".snap.lmdb";
 /// LMDB's lock file of it, left by a crash.
 const CONVERTED_LOCK_SUFFIX: &str = ".snap.lmdb-lock";
+/// A whole database as etcd keeps it, of the snapshot at the index before it.
+const AS_ETCD_KEEPS_IT_SUFFIX: &str = ".snap.db";
 /// What is not whole. etcd too removes such names at its start.
 const TEMPORARY_PREFIX: &str = "tmp.";
 
-/// Gives a member its database at a start: its own, or the one that was received for the newest snapshot that the log
+/// Gives a member its database at a start, converted if etcd has left it: its own, or the one that was received for the newest snapshot that the log
 /// confirms, when the own one is behind that. Then all that was received is removed.
 ///
 /// `snapshot`: that newest one; the default for none.
@@ -28,6 +31,7 @@ const TEMPORARY_PREFIX: &str = "tmp.";
 /// # Errors
 /// The own database is behind and there is no other ([`Error::Missing`]); a file that is not ours; I/O.
 pub(crate) fn recover(layout: &Layout, snapshot: &walpb::Snapshot) -> Result<LmdbBackend, Failure> {
+    retcd_conversion::adopt(layout)?;
     Ok(Received::new(layout).recover(snapshot)?)
 }
 
@@ -62,10 +66,10 @@ impl Received {
 
     fn recover(&self, snapshot: &walpb::Snapshot) -> Result<LmdbBackend, Error> {
         let own = LmdbBackend::open(&self.backend_path, Options::default())?;
-        let applied = stored::applied_index(&own.pin()?)?;
+        let applied = retcd_conversion::applied_index(&own.pin()?)?;
         let backend = if applied < snapshot.index {
             drop(own);
-            self.replace(applied, snapshot.index)?
+            self.replace(applied, snapshot)?
         } else {
             own
         };
@@ -75,12 +79,19 @@ impl Received {
     }
 
     /// The start after a crash between the log's record of a snapshot and the use of its database.
-    fn replace(&self, applied: u64, index: u64) -> Result<LmdbBackend, Error> {
+    fn replace(&self, applied: u64, snapshot: &walpb::Snapshot) -> Result<LmdbBackend, Error> {
+        let index = snapshot.index;
         tracing::info!(
             consistent_index = applied,
             snapshot_index = index,
             "Recovering from snapshot backend"
         );
+        let of_etcd = self.dir.join(format!("{index:016x}{AS_ETCD_KEEPS_IT_SUFFIX}"));
+        if !self.converted_path(index).exists() && of_etcd.exists() {
+            let file = File::open(&of_etcd).map_err(Error::io("open", &of_etcd))?;
+            let walpb::Snapshot { index, term, conf_state } = snapshot.clone();
+            importer::convert(self, file, &SnapshotMetadata { conf_state, index, term })?;
+        }
         if !self.converted_path(index).exists() {
             return Err(Error::Missing { applied, snapshot: index });
         }

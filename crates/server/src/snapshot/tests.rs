@@ -172,11 +172,11 @@ fn a_damaged_database_is_refused_and_leaves_nothing() {
         assert_eq!(place.names(), [""; 0], "{error}");
         error
     };
-    assert!(matches!(refused(b""), Error::Damaged(_)));
-    assert!(matches!(refused(&file[..file.len() - 4096]), Error::Damaged(_)));
+    assert!(matches!(refused(b""), Error::Conversion(_)));
+    assert!(matches!(refused(&file[..file.len() - 4096]), Error::Conversion(_)));
     let mut torn = file.clone();
     torn[4096 * 3..4096 * 4].fill(0);
-    assert!(matches!(refused(&torn), Error::Damaged(_)));
+    assert!(matches!(refused(&torn), Error::Conversion(_)));
 
     let with = |bucket, key: &[u8], value: &[u8]| {
         let mut batch = full_batch(2);
@@ -223,6 +223,31 @@ fn what_old_databases_do_not_say_comes_from_the_snapshot() {
     let taken = place.importer().take(5).unwrap();
     let state = durable_state(&taken.pin().unwrap()).unwrap().unwrap();
     assert_eq!(state, DurableState { index: 5, term: 2, conf_state: voters() });
+}
+
+#[test]
+fn the_snapshot_knows_better_than_a_database_that_etcd_has_restored() {
+    let place = Place::new();
+    let mut batch = full_batch(2);
+    let before = ConfState { voters: vec![77], ..ConfState::default() };
+    let json = retcd_state_machine::schema::conf_state_json(&before);
+    batch.changes.retain(|change| change.key != meta::CONF_STATE);
+    batch.changes.push(change(Bucket::Meta, meta::CONF_STATE, &json));
+    place.receive(5, &bbolt_file(&batch)).unwrap();
+    let taken = place.importer().take(5).unwrap();
+    let state = durable_state(&taken.pin().unwrap()).unwrap().unwrap();
+    assert_eq!(state.conf_state, voters());
+}
+
+#[test]
+fn a_start_takes_over_what_etcd_had_received() {
+    let place = Place::new();
+    std::fs::write(place.dir().join("db"), bbolt_file(&full_batch(3))).unwrap();
+    let received = place.dir().join(format!("{:016x}.snap.db", 9));
+    std::fs::write(received, bbolt_file(&at_index(9, 10))).unwrap();
+    let taken = recover(place.layout(), &confirmed(9)).unwrap();
+    assert_eq!(content_of(&taken.pin().unwrap())["key"].len(), 10);
+    assert!(place.names().contains(&"db.bbolt".to_owned()));
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub(super) fn database_error(operation: &'static str, path: &Path, source: heed:
 pub(super) fn inspect_error(path: &Path, error: data_dir::Error) -> Error {
     match error {
         data_dir::Error::Io { operation, path, source } => Error::Io { operation, path, source },
-        other => io_error("inspect", path, std::io::Error::other(other)),
+        locked @ data_dir::Error::Locked { .. } => {
+            io_error("inspect", path, std::io::Error::other(locked))
+        }
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! Beside the buckets a database of our own (`retcd`) says which format the file has, so that a newer one is refused
 //! by its number and a foreign one for lacking it. etcd's own database is a bbolt file, which is recognised and left
-//! alone; etcd in turn does not start on this one.
+//! alone (the crate `conversion` makes one of ours out of it); etcd in turn does not start on this one.
 //!
 //! `heed` does not leave this module.
 
@@ -42,7 +42,7 @@ use retcd_state_machine::backend::Failure;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "backend: {} is etcd's own bbolt file; conversion is not available yet, the file was left as it is",
+        "backend: {} is etcd's own bbolt file, which has to be converted first",
         path.display()
     )]
     IsBbolt { path: PathBuf },

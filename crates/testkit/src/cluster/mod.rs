@@ -24,7 +24,7 @@ mod node;
 mod plan;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use retcd_api::error::RpcError;
@@ -225,6 +225,12 @@ impl Cluster {
 
     /// Starts a member that is down, on its own data. Does not wait.
     pub fn start_again(&mut self, slot: usize) {
+        self.nodes[slot].start();
+    }
+
+    /// Starts a member that is down as another program, on its own data. Does not wait.
+    pub fn start_again_as(&mut self, slot: usize, binary: &Path) {
+        self.nodes[slot].set_binary(binary);
         self.nodes[slot].start();
     }
 

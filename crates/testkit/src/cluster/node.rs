@@ -1,6 +1,6 @@
 //! One member of a cluster: what it needs to be started again, and the process while there is one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -91,6 +91,11 @@ impl Node {
     pub(super) fn start(&mut self) {
         assert!(matches!(self.state, State::Down), "{} has a process, or is removed", self.name);
         self.state = State::Running(Process::spawn(&mut self.command()));
+    }
+
+    /// From its next start on, the member is another program.
+    pub(super) fn set_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.plan.binary);
     }
 
     fn command(&self) -> Command {

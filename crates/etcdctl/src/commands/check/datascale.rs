@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::load::{Load, Pace, Summary, Writes};
 use super::{AUTO_COMPACT, AUTO_DEFRAG, LOAD, Size, load_size};
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
+use crate::failure;
 use crate::http;
 use crate::interrupts::Interrupts;
 use crate::print::write_out;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options]",
@@ -64,7 +65,7 @@ fn run(invocation: &Invocation) -> Result<(), Failure> {
         let summary = watch(load, keys).await?;
         let after = memory(&session, "after").await?;
         let deleted = super::delete_all(&client, &writes.prefix).await;
-        let revision = deleted.map_err(|error| Failure::request(&error))?;
+        let revision = deleted.map_err(|error| failure::request(&error))?;
         if flags.bool(AUTO_COMPACT.name) {
             super::compact(&client, revision).await?;
         }

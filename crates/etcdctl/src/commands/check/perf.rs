@@ -7,12 +7,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::load::{Load, Pace, Summary, Writes};
 use super::{AUTO_COMPACT, AUTO_DEFRAG, LOAD, Size, load_size};
-use crate::cli::{Action, Command, Flag, Invocation};
-use crate::failure::{Exit, Failure};
 use crate::interrupts::Interrupts;
 use crate::print::write_out;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
+use retcd_command_line::{Action, Command, Flag, Invocation};
+use retcd_command_line::{Exit, Failure};
 
 pub(super) const COMMAND: Command = Command {
     operands: "[options]",

@@ -7,9 +7,9 @@ use retcd_api::etcdserverpb::StatusResponse;
 use retcd_client::{Client, Error};
 use tokio::task::JoinSet;
 
-use crate::failure::Failure;
 use crate::http;
 use crate::session::Session;
+use retcd_command_line::Failure;
 
 /// A member that does not answer within this time is shown as such; the frame should not wait for it.
 const TIMEOUT_MAX: Duration = Duration::from_secs(2);

@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Read, Write};
 
 use tokio::sync::mpsc;
 
-use crate::failure::Failure;
 use crate::print::write_out;
 use crate::terminal::{self, END, INTERRUPT, Raw};
+use retcd_command_line::Failure;
 
 /// Another page, so that the shell's lines are still there afterwards, and no cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";

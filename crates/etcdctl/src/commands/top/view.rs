@@ -4,8 +4,8 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::keys::Prefixes;
 use super::members::{Members, State, is_leader};
-use crate::go::duration;
 use crate::print::{shown, size};
+use retcd_command_line::go::duration;
 
 /// Prefixes to show where there is no end to the rows.
 const PREFIXES_MAX: usize = 10;
