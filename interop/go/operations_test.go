@@ -70,7 +70,7 @@ func TestAuth(t *testing.T) {
 	s := startServer(t)
 	client, ctx := s.dial(t), limited(t)
 	_, err := client.RoleAdd(ctx, "reader")
-	offered(t, err)
+	must(t, err)
 	_, err = client.RoleGrantPermission(ctx, "reader", "public/", clientv3.GetPrefixRangeEnd("public/"), clientv3.PermissionType(clientv3.PermRead))
 	must(t, err)
 	for user, role := range map[string]string{"root": "root", "ann": "reader"} {

@@ -15,8 +15,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // patience bounds every wait: long enough for a loaded machine, short enough to fail a hanging test.
@@ -142,15 +140,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// offered skips a test of a whole service that the server says it does not have yet, in its own words.
-func offered(t *testing.T, err error) {
-	t.Helper()
-	if status.Code(err) == codes.Unimplemented {
-		t.Skip(err)
-	}
-	must(t, err)
 }
 
 func equal[T comparable](t *testing.T, what string, got, want T) {

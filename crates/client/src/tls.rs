@@ -9,13 +9,16 @@ use std::sync::{Arc, OnceLock};
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
 };
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore,
+    SignatureScheme,
 };
 
 use crate::Error;
@@ -121,12 +124,11 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| bad("protocol versions", error))?;
-        let builder = if self.is_blind {
-            let verifier = Arc::new(Blind { provider });
-            builder.dangerous().with_custom_certificate_verifier(verifier)
+        let builder = builder.dangerous().with_custom_certificate_verifier(if self.is_blind {
+            Arc::new(Blind { provider })
         } else {
-            builder.with_root_certificates(self.roots()?)
-        };
+            Arc::new(self.chains(provider)?)
+        });
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => builder
@@ -137,15 +139,19 @@ impl Tls {
         Ok(config)
     }
 
-    fn roots(&self) -> Result<RootCertStore, Error> {
-        let Some(ca) = &self.ca else {
-            return Ok(system_roots().clone());
+    fn chains(&self, provider: Arc<CryptoProvider>) -> Result<Chains, Error> {
+        let given = self.ca.as_ref().map(Pem::certificates).transpose()?.unwrap_or_default();
+        let roots = if self.ca.is_none() {
+            system_roots().clone()
+        } else {
+            let mut roots = RootCertStore::empty();
+            for certificate in &given {
+                roots.add(certificate.clone()).map_err(|error| bad("CA certificate", error))?;
+            }
+            Arc::new(roots)
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in ca.certificates()? {
-            roots.add(certificate).map_err(|error| bad("CA certificate", error))?;
-        }
-        Ok(roots)
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        Ok(Chains { given, webpki: webpki.map_err(|error| bad("CA certificate", error))? })
     }
 }
 
@@ -176,17 +182,80 @@ impl Pem {
 }
 
 /// The authorities that the system trusts. Looked up once: there are hundreds.
-fn system_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+fn system_roots() -> &'static Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
+        Arc::new(roots)
     })
 }
 
 fn bad(what: &str, error: impl std::fmt::Display) -> Error {
     Error::BadTls(format!("{what}: {error}"))
+}
+
+/// Believes whoever has a chain to an authority, and an authority that we were given when it answers by itself: many a
+/// self-signed certificate is marked as one.
+#[derive(Debug)]
+struct Chains {
+    /// Empty: the system's authorities count.
+    given: Vec<CertificateDer<'static>>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+/// The mark is the last thing but the purpose that webpki looks at: the time is good by then.
+fn is_about_the_mark(error: &RustlsError) -> bool {
+    matches!(error, RustlsError::InvalidCertificate(CertificateError::Other(reason))
+        if reason.to_string() == "CaUsedAsEndEntity")
+}
+
+impl ServerCertVerifier for Chains {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, RustlsError> {
+        let verified = self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            Err(error) if is_about_the_mark(&error) && self.given.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        self.webpki.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        self.webpki.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
 }
 
 /// Believes whatever certificate it is shown, but still wants proof that the server has its key.

@@ -40,7 +40,13 @@ struct Identity {
 
 impl Authority {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        Self::named(&[])
+    }
+
+    /// One whose certificate could be that of a server.
+    fn named(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         Authority { issuer: CertifiedIssuer::self_signed(params, key).unwrap() }
@@ -61,8 +67,21 @@ impl Authority {
     fn acceptor(&self, name: &str, wants_identity: bool) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let cert: CertificateDer<'static> =
-            params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        self.acceptor_with(cert.der(), &key, wants_identity)
+    }
+
+    /// What the authority speaks when it is a server, too.
+    fn own_acceptor(&self) -> TlsAcceptor {
+        self.acceptor_with(self.issuer.der(), self.issuer.key(), false)
+    }
+
+    fn acceptor_with(
+        &self,
+        cert: &CertificateDer<'static>,
+        key: &KeyPair,
+        wants_identity: bool,
+    ) -> TlsAcceptor {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -77,7 +96,7 @@ impl Authority {
         } else {
             builder.with_no_client_auth()
         };
-        let mut config = builder.with_single_cert(vec![cert], key).unwrap();
+        let mut config = builder.with_single_cert(vec![cert.clone()], key).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -126,6 +145,20 @@ async fn servers_are_believed_if_an_authority_says_so() {
     assert!(untold.contains("invalid peer certificate"), "{untold}");
     let misnamed = attempt(&proxy, "https://", Some(trusting().server_name("etcd.test"))).await;
     assert!(misnamed.as_ref().unwrap_err().contains("not valid for name"), "{misnamed:?}");
+}
+
+#[tokio::test]
+async fn an_authority_may_be_the_server() {
+    let member = member();
+    let authority = Authority::named(&["127.0.0.1"]);
+    let proxy = Proxy::start_with(&member.endpoint(), Some(authority.own_acceptor())).await;
+    let trusting = || Tls::new().ca_pem(authority.pem());
+    attempt(&proxy, "https://", Some(trusting())).await.unwrap();
+    let misnamed = attempt(&proxy, "https://", Some(trusting().server_name("etcd.test"))).await;
+    assert!(misnamed.as_ref().unwrap_err().contains("not valid for name"), "{misnamed:?}");
+    let other = Tls::new().ca_pem(Authority::named(&["127.0.0.1"]).pem());
+    let unknown = attempt(&proxy, "https://", Some(other)).await.unwrap_err();
+    assert!(unknown.contains("invalid peer certificate"), "{unknown}");
 }
 
 #[tokio::test]

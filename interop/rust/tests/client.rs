@@ -202,7 +202,6 @@ async fn members_status_hashes_and_alarms() {
 }
 
 #[tokio::test]
-#[ignore = "users and roles are not in this release"]
 async fn users_have_the_rights_of_their_roles() {
     let (server, mut client) = Server::start().await;
     client.role_add("root").await.unwrap();
