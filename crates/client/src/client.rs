@@ -91,6 +91,8 @@ pub(crate) enum Retry {
     Once,
 }
 
+/// Repeats of a call whose caller's rights have changed meanwhile. A token that is old for good fails soon.
+const REPEATS_MAX: usize = 10;
 /// Logins that one call makes before it believes that its token is refused for good.
 const LOGINS_MAX: usize = 3;
 
@@ -336,7 +338,21 @@ impl Client {
             // Pinned here and not moved: futures of calls take kilobytes.
             let work = pin!(async {
                 match self.identity.user() {
-                    None => self.attempts(retry, &mut send, &mut progress).await,
+                    // Somebody's rights have changed under the request, which was not carried out. Who is known by a
+                    // certificate has no other token to get.
+                    None => {
+                        let mut repeats = 0;
+                        loop {
+                            match self.attempts(retry, &mut send, &mut progress).await {
+                                Err(Error::Rpc(RpcError::AuthOldRevision))
+                                    if repeats < REPEATS_MAX =>
+                                {
+                                    repeats += 1;
+                                }
+                                answered => break answered,
+                            }
+                        }
+                    }
                     // Boxed, so that calls of nobody in particular do not carry the room for a login around.
                     Some(user) => {
                         Box::pin(self.attempts_as(user, retry, &mut send, &mut progress)).await
@@ -586,6 +602,28 @@ mod tests {
         let leader = client.needing_leader().headers(Some(Duration::from_secs(5)));
         assert_eq!(leader["hasleader"], "true");
         assert_eq!(leader["grpc-timeout"], "5000000u");
+    }
+
+    #[tokio::test]
+    async fn a_call_is_repeated_when_rights_have_changed_meanwhile() {
+        let client = Client::new(&Config::default()).unwrap();
+        let calls_until = async |changes: usize| {
+            let mut calls = 0;
+            let result = client
+                .attempt(Retry::Once, |_| {
+                    calls += 1;
+                    let old = Status::invalid_argument(RpcError::AuthOldRevision.message());
+                    let answer = if calls > changes { Ok(Response::new(())) } else { Err(old) };
+                    std::future::ready(answer)
+                })
+                .await;
+            (calls, result)
+        };
+        let (calls, result) = calls_until(3).await;
+        assert!(calls == 4 && result.is_ok(), "{calls}, {result:?}");
+        let (calls, result) = calls_until(usize::MAX).await;
+        assert_eq!(calls, 1 + REPEATS_MAX);
+        assert!(matches!(result, Err(Error::Rpc(RpcError::AuthOldRevision))), "{result:?}");
     }
 
     #[tokio::test]
