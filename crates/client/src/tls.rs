@@ -124,11 +124,9 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| bad("protocol versions", error))?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(if self.is_blind {
-            Arc::new(Blind { provider })
-        } else {
-            Arc::new(self.chains(provider)?)
-        });
+        let trust = if self.is_blind { Trust::Anybody } else { self.chains(&provider)? };
+        let verifier = Arc::new(Servers { trust, provider });
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => builder
@@ -139,7 +137,7 @@ impl Tls {
         Ok(config)
     }
 
-    fn chains(&self, provider: Arc<CryptoProvider>) -> Result<Chains, Error> {
+    fn chains(&self, provider: &Arc<CryptoProvider>) -> Result<Trust, Error> {
         let given = self.ca.as_ref().map(Pem::certificates).transpose()?.unwrap_or_default();
         let roots = if self.ca.is_none() {
             system_roots().clone()
@@ -150,8 +148,8 @@ impl Tls {
             }
             Arc::new(roots)
         };
-        let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-        Ok(Chains { given, webpki: webpki.map_err(|error| bad("CA certificate", error))? })
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
+        Ok(Trust::Chains { given, webpki: webpki.map_err(|error| bad("CA certificate", error))? })
     }
 }
 
@@ -195,13 +193,22 @@ fn bad(what: &str, error: impl std::fmt::Display) -> Error {
     Error::BadTls(format!("{what}: {error}"))
 }
 
-/// Believes whoever has a chain to an authority, and an authority that we were given when it answers by itself: many a
-/// self-signed certificate is marked as one.
+/// Whom we believe. All have to prove that they have the key of their certificate.
 #[derive(Debug)]
-struct Chains {
-    /// Empty: the system's authorities count.
-    given: Vec<CertificateDer<'static>>,
-    webpki: Arc<WebPkiServerVerifier>,
+struct Servers {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Debug)]
+enum Trust {
+    Anybody,
+    /// Whoever has a chain to an authority, and one of those that we were given when it answers by itself: many a
+    /// self-signed certificate is marked as an authority.
+    Chains {
+        given: Vec<CertificateDer<'static>>,
+        webpki: Arc<WebPkiServerVerifier>,
+    },
 }
 
 /// The mark is the last thing but the purpose that webpki looks at: the time is good by then.
@@ -210,7 +217,7 @@ fn is_about_the_mark(error: &RustlsError) -> bool {
         if reason.to_string() == "CaUsedAsEndEntity")
 }
 
-impl ServerCertVerifier for Chains {
+impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -219,61 +226,18 @@ impl ServerCertVerifier for Chains {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, RustlsError> {
-        let verified = self.webpki.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
+        let Trust::Chains { given, webpki } = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified =
+            webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
-            Err(error) if is_about_the_mark(&error) && self.given.contains(end_entity) => {
+            Err(error) if is_about_the_mark(&error) && given.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
             other => other,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, RustlsError> {
-        self.webpki.verify_tls12_signature(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, RustlsError> {
-        self.webpki.verify_tls13_signature(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
-    }
-}
-
-/// Believes whatever certificate it is shown, but still wants proof that the server has its key.
-#[derive(Debug)]
-struct Blind {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, RustlsError> {
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -3,6 +3,7 @@
 //! [`url`] knows which texts are addresses; [`listener`] turns one into an open socket, [`tls`] encrypts what passes there;
 //! [`dns`] finds hosts and ports under a domain's name, [`initial_cluster`] reads who starts together. None knows what is spoken over the connection.
 
+pub mod der;
 pub mod dns;
 pub mod initial_cluster;
 pub mod listener;

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
+use crate::der::{Elements, INTEGER, OCTET_STRING, SEQUENCE};
+
 /// The owner of a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
@@ -26,13 +28,9 @@ pub(super) struct Certificate {
     pub(super) valid: std::ops::RangeInclusive<i64>,
 }
 
-// Tags of DER, with the bits for class and construction.
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
 const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
@@ -43,47 +41,6 @@ const IP_ADDRESS: u8 = 0x87;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-
-/// Elements of DER, one after the other.
-#[derive(Clone)]
-struct Elements<'a>(&'a [u8]);
-
-impl<'a> Iterator for Elements<'a> {
-    /// Tag and content.
-    type Item = (u8, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let [tag, length, rest @ ..] = self.0 else { return None };
-        let (length, rest) = match *length {
-            short @ ..0x80 => (usize::from(short), rest),
-            long => {
-                let (digits, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
-                if digits.len() > 4 {
-                    return None;
-                }
-                (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
-            }
-        };
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((*tag, content))
-    }
-}
-
-impl<'a> Elements<'a> {
-    /// The content of the next element, which must have this tag.
-    fn expect_tag(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
-    }
-
-    /// As [`Self::expect_tag`], but what has another tag is left for later.
-    fn skip_tag(&mut self, tag: u8) -> Option<&'a [u8]> {
-        let mut ahead = self.clone();
-        let content = ahead.expect_tag(tag)?;
-        *self = ahead;
-        Some(content)
-    }
-}
 
 impl Certificate {
     /// None for what is no certificate.
@@ -198,7 +155,7 @@ pub(super) fn revoked_serials(der: &[u8]) -> Option<Vec<&[u8]>> {
         .by_ref()
         .map(|(_, entry)| Some(without_zeros(Elements(entry).expect_tag(INTEGER)?)))
         .collect::<Option<Vec<_>>>()?;
-    entries.0.is_empty().then_some(serials)
+    entries.is_at_end().then_some(serials)
 }
 
 impl Names {
